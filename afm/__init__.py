@@ -1,0 +1,1 @@
+"""The torch side: encoded Delta tables in, models and scores out. Never imports pyspark."""

@@ -1,0 +1,94 @@
+"""Encoded columns as the sparse x of the papers.
+
+Every field is a few *slots*, each a row of the embedding table and the number x it is multiplied
+with. Field f's vector is the sum over its slots, v_f = Σ_s x_s · V[row_s], and its linear term
+Σ_s x_s · w[row_s]:
+
+* ``index``: one slot, x = 1;
+* ``value``: one slot, its only row, x = the number (Rendle, ICDM 2010, eq. 1);
+* ``multi``: ``width`` slots, x = 1/n on the n values that are there; if none is, the first slot
+  is the 'missing' row with x = 1.
+
+Letters: B rows, F fields, S slots (S ≥ F), R rows of the embedding table.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.spec import MISSING, Input
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each field stands among the slots and in the embedding table."""
+
+    inputs: tuple[Input, ...]
+    offsets: tuple[int, ...]
+    """First embedding row of each field."""
+    field_of_slot: tuple[int, ...]
+    """Field of each slot, rising."""
+    rows: int
+    """R, rows of the embedding table."""
+
+    @classmethod
+    def of(cls, inputs: Sequence[Input]) -> "Layout":
+        """Lays fields out one after the other.
+
+        Args:
+            inputs: The model's fields, as in ``FeatureSpec.inputs``.
+
+        Returns:
+            Their layout.
+        """
+        ends = np.cumsum([0, *(i.cardinality for i in inputs)]).tolist()
+        return cls(
+            inputs=tuple(inputs),
+            offsets=tuple(ends[:-1]),
+            field_of_slot=tuple(f for f, i in enumerate(inputs) for _ in range(i.width)),
+            rows=ends[-1],
+        )
+
+
+def to_slots(
+    layout: Layout, columns: Mapping[str, NDArray[np.generic]]
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Turns encoded columns into slots.
+
+    Args:
+        layout: The fields' layout.
+        columns: An array per field: integers (B,), floats (B,) for ``value``, or integers
+            (B, width) for ``multi``.
+
+    Returns:
+        Embedding rows (B, S) and the numbers x (B, S).
+
+    Raises:
+        ValueError: An index lies outside its field's vocabulary.
+    """
+    rows, x = [], []
+    for field, offset in zip(layout.inputs, layout.offsets, strict=True):
+        column = np.asarray(columns[field.name])
+        if field.encode == "value":
+            rows.append(np.full((len(column), 1), offset, np.int64))
+            x.append(column.astype(np.float32)[:, None])
+            continue
+        index = column.astype(np.int64).reshape(len(column), field.width)
+        if index.size and not 0 <= index.min() <= index.max() < field.cardinality:
+            raise ValueError(
+                f"field {field.name}: index {index.min()}…{index.max()} outside its vocabulary "
+                f"of {field.cardinality}"
+            )
+        rows.append(index + offset)
+        x.append(_mean_weights(index) if field.encode == "multi" else np.ones(index.shape, np.float32))
+    return np.concatenate(rows, axis=1), np.concatenate(x, axis=1)
+
+
+def _mean_weights(index: NDArray[np.int64]) -> NDArray[np.float32]:
+    present = index != MISSING  # (B, width)
+    count = present.sum(axis=1, keepdims=True)
+    weights = np.where(present, 1.0 / np.maximum(count, 1), 0.0)
+    weights[:, 0] = np.where(count[:, 0] == 0, 1.0, weights[:, 0])
+    return weights.astype(np.float32)

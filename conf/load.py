@@ -1,0 +1,122 @@
+"""A YAML file and dotted overrides, as a :class:`~conf.schema.Config`; all faults at once."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from conf.schema import Config
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names file, key, value and remedy."""
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads and checks a configuration.
+
+    Args:
+        path: A YAML file.
+        overrides: ``dotted.key=value`` each; the value is YAML, a list is counted from 0
+            (``fields.0.impute=median``).
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ConfigError: The file is not there or not YAML, an override is malformed, or the content
+            does not fit the schema.
+    """
+    data = _read(Path(path))
+    for override in overrides:
+        _override(data, override)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        problems = [_describe(problem) for problem in error.errors()]
+        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+        lines = "\n".join(f"  {problem}" for problem in problems)
+        raise ConfigError(f"{count} in {path}:\n{lines}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the configuration {path}: {error.strerror}. Give the path of a YAML "
+            "file, such as conf/movielens.yaml"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path} holds no sections; see conf/movielens.yaml for an example")
+    return data
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, equals, value = text.partition("=")
+    if not equals or not key or key.startswith("-"):
+        raise ConfigError(f"cannot read the argument {text!r}: overrides look like train.epochs=3")
+    *parents, last = key.split(".")
+    node: Any = data
+    try:
+        for part in parents:
+            if isinstance(node, list):
+                node = node[int(part)]
+            else:
+                if node.get(part) is None:
+                    node[part] = {}
+                node = node[part]
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+    except (IndexError, ValueError, TypeError, AttributeError):
+        raise ConfigError(f"cannot set {key}: there is no such place in the file") from None
+    except yaml.YAMLError:
+        raise ConfigError(f"cannot set {key}: {value!r} is not YAML") from None
+
+
+def _describe(problem: Any) -> str:
+    location = [part for part in problem["loc"] if part != "Default"]
+    key = ".".join(map(str, location)) or "the file"
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key.{_nearest(location)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing; it has to be given"
+    message = problem["msg"].removeprefix("Value error, ")
+    value = problem["input"]
+    if isinstance(value, str | int | float | bool):
+        return f"{key} = {value!r}: {message}"
+    return f"{key}: {message}"
+
+
+def _nearest(location: Sequence[str | int]) -> str:
+    section = _section_at(location[:-1])
+    if section is None:
+        return ""
+    names = list(section.model_fields)
+    near = difflib.get_close_matches(str(location[-1]), names, n=1, cutoff=0.5)
+    return f" Did you mean {near[0]}?" if near else f" Known are {', '.join(names)}"
+
+
+def _section_at(location: Sequence[str | int]) -> type[BaseModel] | None:
+    """The schema's section at a place in the file, or None where there is none."""
+    section: type[BaseModel] = Config
+    for part in location:
+        if isinstance(part, int):
+            continue
+        inner = _sections(section.model_fields[part].annotation)
+        if not inner:
+            return None
+        section = inner[0]
+    return section
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) is None or get_origin(annotation) is dict:
+        return []
+    return [section for inner in get_args(annotation) for section in _sections(inner)]

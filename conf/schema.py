@@ -1,0 +1,359 @@
+"""The configuration of a pipeline, as typed, frozen objects.
+
+One YAML file drives every job. It is validated here once; behind this door nothing is a
+dictionary any more. Unknown keys are refused. The field descriptions below are the reference
+documentation (``docs/configuration.md`` is made from them).
+"""
+
+import hashlib
+import re
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+Side = Literal["user", "item", "context"]
+Split = Literal["train", "validation", "test"]
+
+RESERVED = frozenset(
+    {"user_key", "item_key", "event_time", "label", "split", "row", "rank", "probability", "logit"}
+)
+"""Column names of our own tables; no field may take one of them."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+Scalar = str | int | float | bool
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Table(Section):
+    """Where a table is read from."""
+
+    format: Literal["csv", "json", "parquet", "delta"] = Field(description="How it is stored.")
+    path: str | tuple[str, ...] = Field(
+        description="File, folder or glob, or a list of them; any path Spark can read."
+    )
+    columns: str | None = Field(
+        None,
+        description="Column names and types as Spark SQL DDL (`user INT, title STRING`). "
+        "Without it CSV and JSON types are inferred, which costs a pass.",
+    )
+    options: dict[str, Scalar] = Field(
+        default_factory=dict, description="Options of Spark's reader, such as `sep` or `header`."
+    )
+    version: int | None = Field(None, ge=0, description="Version of a Delta table; newest if left out.")
+
+    @model_validator(mode="after")
+    def _fits_format(self) -> Self:
+        if self.version is not None and self.format != "delta":
+            raise ValueError(f"`version` is for Delta tables; this one is {self.format}")
+        if self.format == "delta" and not isinstance(self.path, str):
+            raise ValueError("a Delta source is one table: give one path")
+        return self
+
+
+class Source(Section):
+    """The raw tables."""
+
+    interactions: Table = Field(description="The log: one row per interaction.")
+    users: Table | None = Field(
+        None, description="One row per user. Without it users are taken from the log."
+    )
+    items: Table | None = Field(
+        None, description="One row per item. Without it items are taken from the log."
+    )
+
+
+class Keys(Section):
+    """What identifies a user, an item and a moment: Spark SQL expressions over the log.
+
+    Where users or items have a table of their own, the same expression names their key there.
+    """
+
+    user: str | None = Field(None, description="User key; scoring needs it.")
+    item: str | None = Field(None, description="Item key; scoring needs it.")
+    time: str | None = Field(None, description="Time; a split by time needs it.")
+
+
+class Default(Section):
+    """Replace missing values by a constant."""
+
+    default: float | str = Field(description="The value to put in.")
+
+
+class FieldConfig(Section):
+    """One field: where it comes from and what becomes of it."""
+
+    name: Name = Field(description="Its column in every table we write.")
+    side: Side = Field(description="What it describes: the `user`, the `item` or the `context`.")
+    expr: str = Field("", description="Spark SQL expression; the column of that name if left out.")
+    missing: tuple[Scalar, ...] = Field(
+        (), description="Values that stand for 'missing' besides null and NaN: -124, `unknown`, ''."
+    )
+    encode: Literal["index", "value", "multi", "none"] = Field(
+        description="`index`: one embedding per distinct value. `value`: a number times one "
+        "embedding. `multi`: several values, embeddings averaged. `none`: carried along for "
+        "people to read, unseen by the model."
+    )
+    impute: Literal["mean", "median", "mode"] | Default | None = Field(
+        None,
+        description="What replaces a missing value: `mean`, `median`, `mode` or "
+        "`{default: …}`. Left out: the mean for `value`, an embedding of its own for `index` "
+        "and `multi`.",
+    )
+    scale: Literal["none", "minmax", "standard", "log1p"] = Field(
+        "none",
+        description="For `value`: onto [0, 1], to mean 0 and variance 1, or ln(1 + x - minimum).",
+    )
+    min_count: int = Field(
+        1,
+        ge=1,
+        description="Training rows that a value needs for an embedding of its own; "
+        "rarer ones share 'unseen'.",
+    )
+    separator: str = Field("|", min_length=1, description="What stands between values of `multi`.")
+    max_values: int = Field(
+        8, ge=1, le=256, description="How many values of `multi` are kept, from the first."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expr_is_name(cls, data: object) -> object:
+        if isinstance(data, dict) and "name" in data and not data.get("expr"):
+            return {**data, "expr": f"`{data['name']}`"}
+        return data
+
+    @model_validator(mode="after")
+    def _fits_encoding(self) -> Self:
+        allowed = {
+            "index": {"impute", "min_count"},
+            "value": {"impute", "scale"},
+            "multi": {"min_count", "separator", "max_values"},
+            "none": set(),
+        }[self.encode]
+        special = ("impute", "max_values", "min_count", "scale", "separator")
+        defaults = {name: type(self).model_fields[name].default for name in special}
+        changed = [name for name in special if getattr(self, name) != defaults[name]]
+        wrong = [name for name in changed if name not in allowed]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} does not apply to encode: {self.encode}")
+        if self.encode == "index" and self.impute in ("mean", "median"):
+            raise ValueError(f"impute: {self.impute} needs encode: value")
+        if (
+            self.encode == "value"
+            and isinstance(self.impute, Default)
+            and isinstance(self.impute.default, str)
+        ):
+            raise ValueError(f"impute default {self.impute.default!r} is not a number")
+        return self
+
+
+class Cross(Section):
+    """A field whose values are the pairs of values of two `index` fields."""
+
+    name: Name = Field(description="Its column in the features table.")
+    fields: tuple[str, str] = Field(description="The two fields.")
+    min_count: int = Field(
+        1, ge=1, description="Training rows that a pair needs for an embedding of its own."
+    )
+
+
+class SplitConfig(Section):
+    """Which rows train, which decide when to stop, which test."""
+
+    by: Literal["hash", "time"] = Field(
+        "hash",
+        description="`hash`: a seeded hash of the row's keys, so that a row stays in its part "
+        "for ever. `time`: the oldest train, the newest test.",
+    )
+    validation: float = Field(0.1, gt=0, lt=1, description="Share of rows for validation.")
+    test: float = Field(0.1, gt=0, lt=1, description="Share of rows for the test.")
+    seed: int = Field(0, description="Seed of the hash.")
+
+    @model_validator(mode="after")
+    def _leaves_training(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError("validation + test leave nothing to train on")
+        return self
+
+
+class Rule(Section):
+    """A condition that every row has to meet; rows that do not are quarantined."""
+
+    name: str = Field(description="How the quarantine table calls it.")
+    expr: str = Field(description="Spark SQL condition over the raw columns; null counts as false.")
+    max_share: float | None = Field(
+        None, ge=0, le=1, description="Share of refused rows beyond which the job stops."
+    )
+
+
+class Quality(Section):
+    """What rows must be like."""
+
+    max_share: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of rows that one rule may refuse before the job stops, "
+        "unless the rule says otherwise.",
+    )
+    rules: tuple[Rule, ...] = Field((), description="Rules beyond the built-in ones.")
+
+
+class ModelConfig(Section):
+    """The model (Xiao et al., IJCAI 2017, and its rival FM)."""
+
+    name: Literal["afm", "fm"] = Field(
+        "afm", description="`afm`, or `fm`: the same model without attention."
+    )
+    embedding_size: int = Field(32, ge=1, description="K, the length of an embedding.")
+    attention_size: int = Field(16, ge=1, description="A, the hidden units of the attention.")
+    scale: Literal["pairs", "none"] = Field(
+        "pairs",
+        description="`pairs` multiplies the pooled vector by the number of pairs, so that AFM "
+        "starts as an FM; `none` is the paper's.",
+    )
+    pair_bias: bool = Field(
+        True, description="A learned bias per pair of fields in the attention logit."
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the pooled vector.")
+    embedding_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
+    init_std: float = Field(0.1, gt=0, description="Standard deviation of initial embeddings.")
+
+
+class L2(Section):
+    """Weights of the L2 penalties, added to the mean log loss of a batch."""
+
+    embedding: float = Field(
+        0.0, ge=0, description="On the embeddings that the batch looks up, mean over its rows."
+    )
+    attention: float = Field(0.0, ge=0, description="On the attention's W (the paper's λ).")
+
+
+class TrainConfig(Section):
+    """How the model is trained."""
+
+    run: Name | None = Field(
+        None, description="Name of the run; a hash of all that determines it if left out."
+    )
+    epochs: int = Field(20, ge=1, description="Most passes over the training rows.")
+    batch_size: int = Field(
+        1024, ge=1, description="Rows per step over all ranks together, so that the number of "
+        "ranks does not change the model."
+    )
+    learning_rate: float = Field(5e-3, gt=0, description="Adam's step size.")
+    l2: L2 = Field(default_factory=L2, description="The L2 penalties.")
+    patience: int = Field(
+        2, ge=1, description="Epochs without a better validation AUC before training stops."
+    )
+    shuffle_rows: int = Field(
+        262_144, ge=1, description="Rows each rank keeps in memory to shuffle."
+    )
+    seed: int = Field(0, description="Seed of initial weights, dropout and the order of rows.")
+
+
+class ScoreConfig(Section):
+    """Which recommendations are kept."""
+
+    top_k: int = Field(10, ge=1, description="Items kept for each user.")
+    exclude_seen: tuple[Split, ...] = Field(
+        (), description="Items that a user has in these parts of the log are not recommended."
+    )
+    candidates: Table | None = Field(
+        None,
+        description="A table with the columns user_key and item_key: the pairs to score. "
+        "Without it: every user with every item.",
+    )
+    context: dict[str, float | str | None] = Field(
+        default_factory=dict, description="A raw value for each context field."
+    )
+    explain: int = Field(
+        3, ge=0, description="Field pairs, by attention, that explain each recommendation."
+    )
+
+
+class Tables(Section):
+    """Where our own tables and models live."""
+
+    root: str = Field(description="Folder of the Delta tables: a path, or any Hadoop URL.")
+    models: str | None = Field(
+        None, description="Folder of the models; `<root>/models` if left out. A mounted path."
+    )
+
+
+class Config(Section):
+    """A whole pipeline."""
+
+    source: Source
+    label: str = Field(description="Spark SQL expression that gives 0 or 1 (or false and true).")
+    keys: Keys = Field(default_factory=Keys)
+    fields: tuple[FieldConfig, ...]
+    crosses: tuple[Cross, ...] = ()
+    split: SplitConfig = Field(default_factory=SplitConfig)
+    quality: Quality = Field(default_factory=Quality)
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    score: ScoreConfig = Field(default_factory=ScoreConfig)
+    tables: Tables
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Self:
+        problems = [*self._name_problems(), *self._cross_problems(), *self._key_problems()]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def _name_problems(self) -> list[str]:
+        # Spark and Delta tell columns apart without regard to case.
+        names = [f.name for f in self.fields] + [c.name for c in self.crosses]
+        counts = Counter(n.lower() for n in names)
+        problems = [f"the name {n!r} is used twice" for n, c in counts.items() if c > 1]
+        problems += [f"the name {n!r} is ours; take another" for n in names if n.lower() in RESERVED]
+        if sum(f.encode != "none" for f in self.fields) < 2:
+            problems.append("a model needs two fields that are not encode: none")
+        return problems
+
+    def _cross_problems(self) -> list[str]:
+        encodings = {f.name: f.encode for f in self.fields}
+        problems = []
+        for cross in self.crosses:
+            if cross.fields[0] == cross.fields[1]:
+                problems.append(f"cross {cross.name!r} crosses {cross.fields[0]!r} with itself")
+            for name in cross.fields:
+                if name not in encodings:
+                    problems.append(f"cross {cross.name!r} names the unknown field {name!r}")
+                elif encodings[name] != "index":
+                    problems.append(
+                        f"cross {cross.name!r} needs encode: index, "
+                        f"but {name!r} is {encodings[name]}"
+                    )
+        return problems
+
+    def _key_problems(self) -> list[str]:
+        problems = []
+        if self.split.by == "time" and self.keys.time is None:
+            problems.append("split.by: time needs keys.time")
+        for side in ("user", "item"):
+            if getattr(self.keys, side) is None:
+                if any(f.side == side for f in self.fields):
+                    problems.append(f"fields of side {side} need keys.{side}")
+                if getattr(self.source, f"{side}s") is not None:
+                    problems.append(f"source.{side}s needs keys.{side}")
+        contexts = {f.name for f in self.fields if f.side == "context" and f.encode != "none"}
+        for name in sorted(self.score.context.keys() - contexts):
+            problems.append(f"score.context names {name!r}, which is no context field")
+        return problems
+
+    @property
+    def models_root(self) -> str:
+        """Folder of the models, without a trailing slash."""
+        return self.tables.models or f"{re.sub('/+$', '', self.tables.root)}/models"
+
+
+def digest(*parts: str) -> str:
+    """A short, stable name for some text: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""The Spark side: raw logs in, encoded Delta tables out. Never imports torch."""

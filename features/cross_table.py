@@ -1,0 +1,59 @@
+"""The vocabulary of a cross, and the one rule by which two indices become the index of their pair.
+
+Both sides look crosses up here: ``features/cross.py`` when it writes rows, ``afm/scoring.py`` when
+it scores a user with an item that never met in a row.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.spec import MISSING, UNSEEN
+
+
+@dataclass(frozen=True, eq=False)
+class CrossTable:
+    """Which pairs of indices have an index of their own.
+
+    V is the number of pairs in the vocabulary.
+    """
+
+    codes: NDArray[np.int64]
+    """a · cardinality_b + b for each pair, strictly rising (V,)."""
+    indices: NDArray[np.int32]
+    """The index of each pair (V,)."""
+    cardinality_b: int
+    """Cardinality of the second parent."""
+
+    def __post_init__(self) -> None:
+        if self.codes.shape != self.indices.shape:
+            raise ValueError(f"{len(self.codes)} codes, but {len(self.indices)} indices")
+        falls = np.flatnonzero(np.diff(self.codes) <= 0)
+        if len(falls):
+            raise ValueError(
+                f"codes must rise strictly; {self.codes[falls[0]]} is followed by "
+                f"{self.codes[falls[0] + 1]}"
+            )
+
+    def look_up(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int32]:
+        """The index of each pair: missing if a parent is missing, unseen if it has none.
+
+        Args:
+            a: Indices of the first parent.
+            b: Indices of the second parent, of a shape that broadcasts with a's.
+
+        Returns:
+            Indices of the cross, of the common shape.
+
+        >>> table = CrossTable(np.array([8, 11]), np.array([2, 3], np.int32), cardinality_b=3)
+        >>> table.look_up(np.array([2, 3, 3, 0]), np.array([2, 2, 1, 2]))
+        array([2, 3, 1, 0], dtype=int32)
+        """
+        codes = a.astype(np.int64) * self.cardinality_b + b
+        place = np.searchsorted(self.codes, codes)
+        # One entry more, so that a code beyond the last finds a place that is not its own.
+        known = np.append(self.codes, -1)[place] == codes
+        index = np.where(known, np.append(self.indices, UNSEEN)[place], UNSEEN)
+        return np.where((a == MISSING) | (b == MISSING), MISSING, index).astype(np.int32)

@@ -1,0 +1,163 @@
+"""The FeatureSpec: the one contract between the Spark side and the torch side.
+
+It says which fields there are, on which side they stand, how many embeddings each takes, and
+all that was learned from the training rows. It is JSON in and out, and imports neither Spark nor
+torch. Vocabularies can be large, so they stay in the Delta table ``vocabulary``; the spec carries
+their digest.
+
+Every ``features`` table has the columns below, and one per :class:`Input`:
+
+=========  ==================  ==========================================================
+encode     column type         content
+=========  ==================  ==========================================================
+``index``  ``int``             0 missing, 1 unseen or rare, 2… by falling frequency
+``multi``  ``array<int>``      ``width`` such indices, the unused ones 0
+``value``  ``float``           the imputed, scaled number
+=========  ==================  ==========================================================
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from conf.schema import Cross, FieldConfig, Keys, Section, SplitConfig, digest
+
+USER, ITEM, TIME = "user_key", "item_key", "event_time"
+LABEL, SPLIT, ROW = "label", "split", "row"
+SPLITS: tuple[Literal["train"], Literal["validation"], Literal["test"]] = (
+    "train",
+    "validation",
+    "test",
+)
+
+MISSING, UNSEEN, FIRST = 0, 1, 2
+"""Indices: a missing value, a value unseen (or too rare) in training, the most frequent value."""
+
+
+class Input(Section):
+    """A model field, as the torch side sees it."""
+
+    name: str
+    side: Literal["user", "item", "context", "cross"]
+    """``cross`` depends on two sides at once."""
+    encode: Literal["index", "value", "multi"]
+    cardinality: int
+    """Embeddings it takes: 1 for ``value``, 2 + vocabulary otherwise."""
+    width: int = 1
+    """Columns of indices: ``max_values`` for ``multi``, otherwise 1."""
+    parents: tuple[str, str] | None = None
+    """For a cross: the two fields it is made of."""
+
+
+class Scaling(Section):
+    """x ↦ (t(x) - offset) · factor, where t is ln(1 + max(x - minimum, 0)) or nothing."""
+
+    log_minimum: float | None = None
+    offset: float = 0.0
+    factor: float = 1.0
+
+
+class FittedField(Section):
+    """A field of the configuration with what was learned for it."""
+
+    config: FieldConfig
+    cardinality: int
+    fill: float | str | None = None
+    """What replaces a missing value; None keeps it missing (index 0)."""
+    scaling: Scaling = Scaling()
+
+
+class FittedCross(Section):
+    """A cross of the configuration with what was learned for it."""
+
+    config: Cross
+    side: Literal["user", "item", "context", "cross"]
+    cardinality: int
+
+
+class FittedSplit(Section):
+    """A split that can be applied to new rows."""
+
+    config: SplitConfig
+    cuts: tuple[float, float] | None = None
+    """For a split by time: the last moment of training and of validation, in seconds."""
+
+
+class FeatureSpec(Section):
+    """How raw rows become model inputs."""
+
+    format: Literal[1] = 1
+    label: str
+    keys: Keys
+    fields: tuple[FittedField, ...]
+    crosses: tuple[FittedCross, ...] = ()
+    split: FittedSplit
+    vocabulary_digest: str = ""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """The model's fields in their fixed order: fields as configured, then crosses."""
+        fields = tuple(
+            Input(
+                name=f.config.name,
+                side=f.config.side,
+                encode=f.config.encode,
+                cardinality=f.cardinality,
+                width=f.config.max_values if f.config.encode == "multi" else 1,
+            )
+            for f in self.fields
+            if f.config.encode != "none"
+        )
+        crosses = tuple(
+            Input(
+                name=c.config.name,
+                side=c.side,
+                encode="index",
+                cardinality=c.cardinality,
+                parents=c.config.fields,
+            )
+            for c in self.crosses
+        )
+        return fields + crosses
+
+    @property
+    def hash(self) -> str:
+        """Equal for two specs exactly if they encode every row alike."""
+        return digest(self.model_dump_json())
+
+    def difference(self, other: "FeatureSpec") -> list[str]:
+        """Names what differs between two specs, a line each; empty if they are the same.
+
+        >>> # a model trained on one spec and tables written with another:
+        >>> # spec.difference(other) -> ["field age: cardinality 63, not 62"]
+        """
+        lines = []
+        mine, theirs = ({i.name: i for i in s.inputs} for s in (self, other))
+        for name in [*mine, *(n for n in theirs if n not in mine)]:
+            a, b = mine.get(name), theirs.get(name)
+            if a is None or b is None:
+                lines.append(f"field {name}: only in {'the second' if a is None else 'the first'}")
+            elif a != b:
+                changed = [k for k in Input.model_fields if getattr(a, k) != getattr(b, k)]
+                lines += [
+                    f"field {name}: {k} {getattr(a, k)}, not {getattr(b, k)}" for k in changed
+                ]
+        if not lines and self.vocabulary_digest != other.vocabulary_digest:
+            lines.append("the vocabularies differ")
+        if not lines and self != other:
+            lines.append("fitted statistics differ (imputing, scaling, split, label or keys)")
+        return lines
+
+
+class Prepared(Section):
+    """What a finished ``prepare`` publishes: a spec and the table versions that belong to it.
+
+    It is one row of the Delta table ``prepared``, written last and in one commit, so that readers
+    see all tables of one run or all of the run before.
+    """
+
+    spec: FeatureSpec
+    versions: dict[str, int]
+    """Delta version of each table."""
+    rows: dict[str, int] = Field(default_factory=dict)
+    """Row counts: read, accepted, quarantined, and each split."""

@@ -1,0 +1,1 @@
+"""The doors: each job parses its arguments, loads its config, calls a room and reports."""

@@ -1,0 +1,51 @@
+"""How every job is entered: ``job.py conf.yaml [key=value …]``, and how it says that it failed."""
+
+import os
+import sys
+from collections.abc import Callable
+
+from afm.errors import ModelError
+from conf.load import ConfigError, load
+from conf.schema import Config
+from features.errors import DataError
+
+TRACE = "AFM_TRACE"
+"""Set in the environment, it makes jobs show the stack trace of an error."""
+
+
+def run(main: Callable[[Config], None], usage: str | None) -> None:
+    """Loads the configuration named on the command line, runs the job and exits.
+
+    Exit codes: 0 done, 1 failed with a message, 2 called wrongly.
+
+    Args:
+        main: The job.
+        usage: What ``--help`` prints: the job's docstring.
+    """
+    arguments = sys.argv[1:]
+    if "-h" in arguments or "--help" in arguments:
+        print((usage or "").strip())
+        sys.exit(0)
+    if not arguments:
+        print((usage or "").strip(), file=sys.stderr)
+        sys.exit(2)
+    try:
+        main(load(arguments[0], arguments[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get(TRACE):
+            raise
+        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+        sys.exit(1)
+
+
+def _message(error: Exception) -> str:
+    if isinstance(error, ConfigError | DataError | ModelError):
+        return str(error)
+    # Spark's messages start with their text; the JVM's trace follows on later lines.
+    first = next((line for line in str(error).splitlines() if line.strip()), "")
+    return (
+        f"{type(error).__name__}: {first.strip()}\n"
+        f"This is unexpected. Run again with {TRACE}=1 for the stack trace."
+    )

@@ -1,0 +1,28 @@
+"""The Spark session of a job."""
+
+from pyspark.sql import SparkSession
+
+from features.errors import DataError
+
+_DELTA = "io.delta.sql.DeltaSparkSessionExtension"
+
+
+def open_session(job: str) -> SparkSession:
+    """Takes the session that spark-submit has configured.
+
+    Args:
+        job: Its name in Spark's UI.
+
+    Returns:
+        A session with Delta Lake.
+
+    Raises:
+        DataError: Delta Lake is not configured.
+    """
+    spark = SparkSession.builder.appName(f"afm {job}").getOrCreate()
+    if _DELTA not in (spark.conf.get("spark.sql.extensions", "") or ""):
+        raise DataError(
+            f"Delta Lake is not configured in this Spark session. Start the job with: "
+            f"spark-submit --properties-file conf/spark.conf jobs/{job}.py CONFIG"
+        )
+    return spark

@@ -1,0 +1,118 @@
+"""The door of the configuration: what is let in, and what it says to the rest."""
+
+from pathlib import Path
+
+import pytest
+
+from conf.load import ConfigError, load
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
+
+MINIMAL = """
+source: {interactions: {format: csv, path: log.csv}}
+label: clicked
+keys: {user: u, item: i}
+fields:
+  - {name: user, side: user, expr: u, encode: index}
+  - {name: item, side: item, expr: i, encode: index}
+tables: {root: out}
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path: Path) -> Path:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(MINIMAL)
+    return path
+
+
+def test_configurations_are_found() -> None:
+    assert len(CONFIGS) >= 3
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
+def test_load_every_shipped_configuration(path: Path) -> None:
+    config = load(path)
+    assert config.tables.root.startswith("build/")
+
+
+def test_load_gives_defaults_and_a_readable_expression(minimal: Path) -> None:
+    config = load(minimal)
+    assert config.train.epochs == 20
+    assert config.fields[0].expr == "u"
+    assert config.models_root == "out/models"
+
+
+@pytest.mark.parametrize(
+    ("override", "read"),
+    [
+        ("train.epochs=3", lambda c: c.train.epochs == 3),
+        ("label=a = b", lambda c: c.label == "a = b"),  # split at the first = only
+        ("fields.1.min_count=4", lambda c: c.fields[1].min_count == 4),
+        ("score.exclude_seen=[train]", lambda c: c.score.exclude_seen == ("train",)),
+        ("train.run=two", lambda c: c.train.run == "two"),
+        ("source.users={format: csv, path: u.csv}", lambda c: c.source.users.path == "u.csv"),
+    ],
+)
+def test_load_applies_override(minimal: Path, override: str, read) -> None:
+    assert read(load(minimal, [override]))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", r"train\.epoch: unknown key\. Did you mean epochs\?"),
+        ("train.l2.emb=3", r"train\.l2\.emb: unknown key\. Did you mean embedding\?"),
+        ("fields.0.min_cont=3", r"fields\.0\.min_cont: unknown key\. Did you mean min_count\?"),
+        ("sorce={}", r"sorce: unknown key\. Did you mean source\?"),
+        ("train.qqqq=3", r"train\.qqqq: unknown key\. Known are run, epochs"),
+        ("train.epochs=many", r"train\.epochs = 'many': Input should be a valid integer"),
+        ("train.epochs=0", r"train\.epochs = 0: Input should be greater than or equal to 1"),
+        ("fields.0.encode=indx", r"fields\.0\.encode = 'indx': Input should be 'index', 'value'"),
+        ("label=null", r"label: Input should be a valid string"),
+        ("fields.7.encode=index", r"cannot set fields\.7\.encode: there is no such place"),
+        ("label.x=1", r"cannot set label\.x: there is no such place"),
+        ("--epochs=3", r"cannot read the argument '--epochs=3': overrides look like"),
+        ("train.epochs", r"cannot read the argument 'train\.epochs'"),
+        ("label=[", r"cannot set label: '\[' is not YAML"),
+    ],
+)
+def test_load_refuses_override(minimal: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load(minimal, [override])
+
+
+def test_load_names_all_problems_at_once(minimal: Path) -> None:
+    with pytest.raises(ConfigError, match="2 problems in .*pipeline.yaml") as caught:
+        load(minimal, ["train.epoch=3", "score.top_k=0"])
+    assert "train.epoch" in str(caught.value)
+    assert "score.top_k" in str(caught.value)
+
+
+def test_load_names_what_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(MINIMAL.replace("label: clicked", ""))
+    with pytest.raises(ConfigError, match="label: missing; it has to be given"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: [", "is not YAML"),
+        ("", "holds no sections"),
+        ("- 1", "holds no sections"),
+        ("!!python/object/apply:os.getcwd []", "is not YAML"),  # never constructs anything
+    ],
+)
+def test_load_refuses_file(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=message):
+        load(path)
+
+
+def test_load_says_where_no_file_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot read the configuration .*nope\.yaml: No such"):
+        load(tmp_path / "nope.yaml")

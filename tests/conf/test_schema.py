@@ -1,0 +1,88 @@
+"""What a configuration has to fulfil beyond the types of its keys."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from conf.schema import Config, FieldConfig, Table, digest
+
+USER = {"name": "user", "side": "user", "encode": "index"}
+ITEM = {"name": "item", "side": "item", "encode": "index"}
+AGE = {"name": "age", "side": "user", "encode": "value"}
+
+
+def config(**changes: Any) -> Config:
+    base = {
+        "source": {"interactions": {"format": "csv", "path": "log.csv"}},
+        "label": "clicked",
+        "keys": {"user": "u", "item": "i"},
+        "fields": [USER, ITEM],
+        "tables": {"root": "out"},
+    }
+    return Config.model_validate(base | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"fields": [USER]}, "a model needs two fields"),
+        ({"fields": [USER, {**ITEM, "encode": "none"}]}, "a model needs two fields"),
+        ({"fields": [USER, ITEM, {**ITEM, "name": "USER"}]}, "the name 'user' is used twice"),
+        ({"fields": [USER, {**ITEM, "name": "label"}]}, "the name 'label' is ours"),
+        ({"crosses": [{"name": "x", "fields": ["user", "no"]}]}, "the unknown field 'no'"),
+        ({"crosses": [{"name": "x", "fields": ["user", "user"]}]}, "crosses 'user' with itself"),
+        (
+            {"fields": [USER, ITEM, AGE], "crosses": [{"name": "x", "fields": ["age", "item"]}]},
+            "needs encode: index, but 'age' is value",
+        ),
+        ({"split": {"by": "time"}}, "split.by: time needs keys.time"),
+        ({"split": {"validation": 0.5, "test": 0.5}}, "leave nothing to train on"),
+        ({"keys": {"item": "i"}}, "fields of side user need keys.user"),
+        (
+            {"source": {**config().source.model_dump(), "users": {"format": "csv", "path": "u"}},
+             "keys": {}, "fields": [{**USER, "side": "context"}, {**ITEM, "side": "context"}]},
+            "source.users needs keys.user",
+        ),
+        ({"score": {"context": {"user": 1}}}, "'user', which is no context field"),
+    ],
+)
+def test_config_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        config(**changes)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({**USER, "scale": "minmax"}, "scale does not apply to encode: index"),
+        ({**USER, "impute": "mean"}, "impute: mean needs encode: value"),
+        ({**AGE, "impute": {"default": "old"}}, "impute default 'old' is not a number"),
+        ({**AGE, "min_count": 2}, "min_count does not apply to encode: value"),
+        ({**USER, "encode": "none", "impute": "mode"}, "impute does not apply to encode: none"),
+        ({**USER, "name": "a b"}, "String should match pattern"),
+    ],
+)
+def test_field_is_refused(field: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FieldConfig.model_validate(field)
+
+
+def test_field_takes_its_column_if_no_expression_is_given() -> None:
+    assert FieldConfig.model_validate(USER).expr == "`user`"
+
+
+def test_table_version_is_for_delta() -> None:
+    with pytest.raises(ValidationError, match="`version` is for Delta tables; this one is csv"):
+        Table(format="csv", path="x", version=1)
+    with pytest.raises(ValidationError, match="give one path"):
+        Table(format="delta", path=("x", "y"))
+
+
+def test_config_is_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        config().label = "other"
+
+
+def test_digest_tells_parts_apart() -> None:
+    assert digest("ab", "c") != digest("a", "bc")

@@ -1,0 +1,41 @@
+"""Fixtures that several rooms' tests share."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator["SparkSession"]:  # noqa: F821  imported late: other tests need no Spark
+    """One Spark with Delta Lake for the whole suite, set up by conf/spark.conf."""
+    from pyspark.sql import SparkSession
+
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    builder = SparkSession.builder.master("local[2]").appName("tests")
+    for line in (ROOT / "conf" / "spark.conf").read_text().splitlines():
+        if line and not line.startswith("#"):
+            builder = builder.config(*line.split(None, 1))
+    settings = {
+        "spark.ui.enabled": "false",
+        "spark.ui.showConsoleProgress": "false",
+        "spark.sql.shuffle.partitions": "2",
+        "spark.log.level": "ERROR",
+    }
+    for key, value in settings.items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Folder of the real data sets; the test is skipped where they are not."""
+    if not DATA.is_dir():
+        pytest.skip(f"needs the real data sets at {DATA.relative_to(ROOT.parent)}")
+    return DATA

@@ -1,0 +1,44 @@
+"""Crosses: pairs of indices, missing and unseen apart."""
+
+import numpy as np
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conf.schema import Cross
+from features.cross import code, cross_tables
+
+CROSS = Cross(name="x", fields=("a", "b"))
+
+
+def test_code_of_known_pairs_only(spark) -> None:
+    frame = spark.createDataFrame([(2, 3), (0, 3), (4, 1), (5, 9)], "a int, b int")
+    codes = [row[0] for row in frame.select(code(CROSS, {"a": 6, "b": 10})).collect()]
+    assert codes == ["23", None, None, "59"]
+
+
+def test_code_beyond_32_bits(spark) -> None:
+    frame = spark.createDataFrame([(2_000_000_000, 2)], "a int, b int")
+    (row,) = frame.select(code(CROSS, {"a": 2_000_000_001, "b": 2_000_000_000})).collect()
+    assert row[0] == str(2_000_000_000 * 2_000_000_000 + 2)
+
+
+@given(
+    st.lists(st.tuples(st.integers(2, 5), st.integers(2, 6)), unique=True),
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 6))),
+)
+def test_look_up_against_a_dictionary(
+    known: list[tuple[int, int]], pairs: list[tuple[int, int]]
+) -> None:
+    vocabulary = pa.table(
+        {
+            "field": pa.array(["x"] * len(known), pa.string()),
+            "value": pa.array([str(a * 7 + b) for a, b in known], pa.string()),
+            "index": pa.array(range(2, 2 + len(known)), pa.int32()),
+        }
+    )
+    table = cross_tables(vocabulary, [CROSS], {"a": 6, "b": 7})["x"]
+    index = {pair: i + 2 for i, pair in enumerate(known)}
+    expected = [0 if 0 in pair else index.get(pair, 1) for pair in pairs]
+    a, b = (np.array([p[k] for p in pairs], np.int32) for k in (0, 1))
+    assert table.look_up(a, b).tolist() == expected
