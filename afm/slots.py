@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from features.spec import MISSING, Input
@@ -50,6 +51,29 @@ class Layout:
             field_of_slot=tuple(f for f, i in enumerate(inputs) for _ in range(i.width)),
             rows=ends[-1],
         )
+
+
+def from_arrow(
+    inputs: Sequence[Input], batch: pa.RecordBatch | pa.Table
+) -> dict[str, NDArray[np.generic]]:
+    """Encoded columns of a table or of a batch as arrays.
+
+    Args:
+        inputs: The fields wanted.
+        batch: Has a column for each, B rows.
+
+    Returns:
+        An array per field: (B,), or (B, width) for ``multi``.
+    """
+    columns = {}
+    for field in inputs:
+        column = batch.column(field.name)
+        if isinstance(column, pa.ChunkedArray):
+            column = column.combine_chunks()
+        flat = column.flatten() if field.encode == "multi" else column
+        array = flat.to_numpy(zero_copy_only=False)
+        columns[field.name] = array.reshape(-1, field.width) if field.encode == "multi" else array
+    return columns
 
 
 def to_slots(

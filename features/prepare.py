@@ -141,15 +141,12 @@ def _write_features(
     keys = [c for c in KEYS.values() if c in interactions.columns]
     inputs = encoder.spec.inputs
     encoded = encode_frame(interactions, encoder, inputs, keep=[*keys, LABEL, ROW, SPLIT])
-    files = max(1, -(-train_rows // _ROWS_PER_FILE))
-    # Sorted by the seeded hash, rows lie shuffled and in the same order after every rerun.
+    # Training hands out files: enough of them for 16 ranks, as long as one is worth opening.
+    files = max(1, min(16, train_rows // 1_024), train_rows // _ROWS_PER_FILE)
+    # Sorted by the seeded hash, rows lie shuffled, and in the same order after every rerun.
     order = [ROW, LABEL, *(i.name for i in inputs)]
     ordered = encoded.repartition(files, ROW).sortWithinPartitions(*order)
-    # Training hands out row groups: enough for 64 ranks, as long as they are worth a read.
-    group = min(65_536, max(1_024, train_rows // 64))
-    return tables.write(
-        ordered, root, "features", metadata, partition_by=[SPLIT], row_group_rows=group
-    )
+    return tables.write(ordered, root, "features", metadata, partition_by=[SPLIT])
 
 
 def _write_side(

@@ -14,7 +14,6 @@ from pyspark.sql import DataFrame, SparkSession
 from features.errors import DataError
 from features.spec import Prepared
 
-_ROW_GROUP_LIMIT = "parquet.block.row.count.limit"
 _LAST_VERSION = "spark.databricks.delta.lastCommitVersionInSession"
 
 
@@ -30,7 +29,6 @@ def write(
     metadata: Mapping[str, str],
     *,
     partition_by: Sequence[str] = (),
-    row_group_rows: int | None = None,
 ) -> int:
     """Replaces a table by the rows of a frame, in one commit.
 
@@ -40,27 +38,19 @@ def write(
         name: The table.
         metadata: What the commit says of itself.
         partition_by: Partition columns.
-        row_group_rows: Most rows of a Parquet row group; Parquet's own limit if left out.
 
     Returns:
         The version that was committed.
     """
-    spark = frame.sparkSession
-    writer = (
+    (
         frame.write.format("delta")
         .mode("overwrite")
         .option("overwriteSchema", "true")
         .option("userMetadata", json.dumps(dict(metadata), sort_keys=True))
         .partitionBy(*partition_by)
+        .save(table_path(root, name))
     )
-    if row_group_rows is not None:
-        # Delta hands no Parquet options on from the writer; the session's settings do reach it.
-        spark.conf.set(_ROW_GROUP_LIMIT, str(row_group_rows))
-    try:
-        writer.save(table_path(root, name))
-    finally:
-        spark.conf.unset(_ROW_GROUP_LIMIT)
-    return int(spark.conf.get(_LAST_VERSION) or 0)
+    return int(frame.sparkSession.conf.get(_LAST_VERSION) or 0)
 
 
 def read(spark: SparkSession, root: str, name: str, version: int | None = None) -> DataFrame:

@@ -1,0 +1,314 @@
+"""The model folder: what a training run leaves, and how it is found again.
+
+::
+
+    <models root>/<model>/<run>/
+        weights.safetensors     the best epoch's weights
+        curves.json             loss and metrics of each epoch
+        manifest.json           what made them; written last, so a folder that has it is finished
+        checkpoint/             of a run that is not finished (see afm.checkpoint)
+    <models root>/<model>/latest -> <run>
+
+Every file is written under another name, synced and renamed, and nothing is pickled. This module
+imports neither torch nor Spark: Spark's workers load models with it.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from afm.errors import ArtifactError
+from afm.metrics import Metrics
+from afm.slots import Layout
+from conf.schema import Config, Section, digest
+from features.spec import FeatureSpec
+
+Weights = Mapping[str, NDArray[np.float32]]
+
+LATEST = "latest"
+WEIGHTS, CURVES, MANIFEST = "weights.safetensors", "curves.json", "manifest.json"
+LIBRARIES = ("torch", "horovod", "petastorm", "pyarrow", "deltalake", "numpy", "safetensors")
+
+
+class TableVersion(Section):
+    """A Delta table at one of its versions."""
+
+    path: str
+    version: int
+
+
+class Manifest(Section):
+    """How a model was made, and how good it is."""
+
+    format: Literal[1] = 1
+    run: str
+    identity: str
+    """Digest of all that determines the weights, the number of ranks aside."""
+    config: Config
+    spec: FeatureSpec
+    spec_hash: str
+    features: TableVersion
+    seed: int
+    ranks: int
+    epochs: int
+    """Epochs trained; the weights are those of ``best_epoch``."""
+    best_epoch: int
+    validation: Metrics
+    """Metrics of the best epoch on the validation rows."""
+    libraries: dict[str, str]
+    revision: str | None
+    """Git commit of the code, where it lay in a repository."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A point of the learning curves."""
+
+    number: int
+    train_loss: float
+    """Mean log loss of the training rows, as met on the way, penalties aside."""
+    validation: Metrics
+    samples_per_second: float
+
+
+_CURVES = TypeAdapter(tuple[Epoch, ...])
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A finished model, as read from its folder."""
+
+    folder: Path
+    manifest: Manifest
+    weights: dict[str, NDArray[np.float32]]
+    """By name: ``bias`` (), ``linear`` (R,), ``embedding`` (R, K); for AFM also ``p`` (K,) and
+    ``attention.`` with ``W`` (A, K), ``b`` (A,), ``h`` (A,), ``pair_bias`` (P,)."""
+
+    @property
+    def layout(self) -> Layout:
+        """Where each field stands in the embedding table."""
+        return Layout.of(self.manifest.spec.inputs)
+
+    def require(self, spec: FeatureSpec) -> None:
+        """Makes sure that the model was trained on such features.
+
+        Args:
+            spec: The spec of the tables that the model is to be used on.
+
+        Raises:
+            ArtifactError: It was not; the message names what differs.
+        """
+        if self.manifest.spec_hash != spec.hash:
+            lines = "".join(f"\n  {line}" for line in self.manifest.spec.difference(spec))
+            raise ArtifactError(
+                f"model {self.folder} was trained on other features (model first, tables "
+                f"second):{lines}\nRun jobs/train.py on the present tables"
+            )
+
+
+def identity_of(config: Config, spec: FeatureSpec, features: TableVersion) -> str:
+    """The digest of all that determines a model, the number of ranks aside.
+
+    Args:
+        config: The configuration; its ``model`` and ``train`` sections count.
+        spec: The features' spec.
+        features: The features table.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    return digest(
+        config.model.model_dump_json(),
+        config.train.model_dump_json(exclude={"run"}),
+        spec.hash,
+        features.model_dump_json(),
+    )
+
+
+def run_folder(config: Config, identity: str) -> Path:
+    """The folder of a run.
+
+    Args:
+        config: The configuration.
+        identity: Its :func:`identity_of`, which names the run if ``train.run`` does not.
+
+    Returns:
+        The folder; it need not be there.
+    """
+    return Path(config.models_root).resolve() / config.model.name / (config.train.run or identity)
+
+
+def libraries() -> dict[str, str]:
+    """Versions of Python and of the libraries that training uses."""
+    return {"python": sys.version.split()[0], **{name: version(name) for name in LIBRARIES}}
+
+
+def revision() -> str | None:
+    """Git commit of this code, ``-dirty`` if changed since; None outside a repository."""
+    try:
+        result = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+        )
+    except FileNotFoundError:
+        return None
+    return result.stdout.strip() or None
+
+
+def save(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Manifest) -> None:
+    """Writes a finished run and makes it the latest.
+
+    Args:
+        folder: The run's folder.
+        weights: Its weights.
+        curves: Its epochs.
+        manifest: Its manifest.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    replace_file(folder / WEIGHTS, lambda path: save_file(arrays, path))
+    replace_file(folder / CURVES, lambda path: path.write_bytes(curves_to_json(curves, indent=2)))
+    about = manifest.model_dump_json(indent=2)
+    replace_file(folder / MANIFEST, lambda path: path.write_text(about))
+    point_latest(folder)
+
+
+def point_latest(folder: Path) -> None:
+    """Makes ``latest`` point to a finished run, in one step.
+
+    Args:
+        folder: The run's folder.
+    """
+    link = folder.parent / LATEST
+    temporary = folder.parent / f".{LATEST}.{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(folder.name)
+    os.replace(temporary, link)
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """Reads the manifest of a run.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        The manifest, or None if the run is not there or not finished.
+
+    Raises:
+        ArtifactError: The manifest is damaged.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        return None
+    try:
+        manifest = Manifest.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ArtifactError(
+            f"{path} is damaged or from another version of this code "
+            f"({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}). "
+            "Delete the folder and run jobs/train.py"
+        ) from None
+    if manifest.spec.hash != manifest.spec_hash:
+        raise ArtifactError(
+            f"{path}: its spec does not have the hash {manifest.spec_hash} that it names. "
+            "Delete the folder and run jobs/train.py"
+        )
+    return manifest
+
+
+def read_curves(folder: Path) -> tuple[Epoch, ...]:
+    """Reads the learning curves of a finished run.
+
+    Args:
+        folder: The run's folder.
+
+    Returns:
+        Its epochs.
+    """
+    return curves_from_json((folder / CURVES).read_bytes())
+
+
+def load(models_root: str | Path, model: str, run: str | None = None) -> Artifact:
+    """Reads a finished model.
+
+    Args:
+        models_root: Folder of the models.
+        model: ``afm`` or ``fm``.
+        run: Name of the run; the latest if left out.
+
+    Returns:
+        The model.
+
+    Raises:
+        ArtifactError: There is no such finished model, or its files are damaged.
+    """
+    models = Path(models_root) / model
+    # Resolved once: `latest` may move to another run between the reading of two files.
+    folder = (models / (run or LATEST)).resolve()
+    manifest = read_manifest(folder)
+    if manifest is None:
+        what = f"run {run!r}" if run else "model"
+        raise ArtifactError(
+            f"no finished {what} in {models}: run jobs/train.py with model.name={model} first"
+        )
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(
+            f"cannot read {folder / WEIGHTS} ({error}). Delete the folder and run jobs/train.py"
+        ) from None
+    artifact = Artifact(folder=folder, manifest=manifest, weights=weights)
+    rows = weights["embedding"].shape[0] if "embedding" in weights else 0
+    if rows != artifact.layout.rows:
+        raise ArtifactError(
+            f"{folder / WEIGHTS} holds {rows} embeddings, but its manifest describes "
+            f"{artifact.layout.rows}. Delete the folder and run jobs/train.py"
+        )
+    return artifact
+
+
+def curves_to_json(curves: Sequence[Epoch], indent: int | None = None) -> bytes:
+    """Epochs as JSON."""
+    return _CURVES.dump_json(tuple(curves), indent=indent)
+
+
+def curves_from_json(text: str | bytes) -> tuple[Epoch, ...]:
+    """Epochs from JSON."""
+    return _CURVES.validate_json(text)
+
+
+def replace_file(path: Path, write: Callable[[Path], object]) -> None:
+    """Writes a file so that, whenever the machine stops, the old or the new one is there whole.
+
+    Args:
+        path: The file.
+        write: Writes to the path it is given.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    write(temporary)
+    _sync(temporary)
+    os.replace(temporary, path)
+    _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,274 @@
+"""The attentional factorization machine and its honest rival, the factorization machine.
+
+AFM is Xiao et al., "Attentional Factorization Machines: Learning the Weight of Feature
+Interactions via Attention Networks", IJCAI 2017 (https://arxiv.org/abs/1708.04617); FM is Rendle,
+"Factorization Machines", ICDM 2010. Where we differ from the AFM paper, and why:
+
+* The output is a logit; the loss is log loss instead of the squared error.
+* ``scale="pairs"``: softmax averages, so the pooled vector is P times smaller than FM's sum, and
+  a plain AFM learns slowly and often ends below FM. We multiply it by P and start at p = 1 and
+  h = 0: attention starts uniform, and the initial AFM is the FM of the same embeddings.
+* ``pair_bias``: the attention logit has a learned number per pair of fields.
+* A field is a few slots, so that it can hold a number or several values (see ``afm.slots``).
+
+Letters: B rows, F fields, S slots, P = F(F-1)/2 pairs of fields, R rows of the embedding table,
+K embedding, A attention units.
+"""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.functional import embedding
+
+from afm.attention import attention_pool
+from afm.slots import Layout
+from conf.schema import ModelConfig
+
+
+def linear_term(rows: Tensor, x: Tensor, bias: Tensor, w: Tensor) -> Tensor:
+    """w0 + Σ_s x_s w[row_s], the linear regression in both models (eq. 1 and 3).
+
+    Args:
+        rows: Embedding rows (B, S), integers.
+        x: Their numbers (B, S).
+        bias: w0, a scalar.
+        w: A weight per embedding row (R,).
+
+    Returns:
+        The linear term (B,).
+    """
+    weights = embedding(rows, w.unsqueeze(1)).squeeze(2)  # (B, S)
+    return bias + (weights * x).sum(dim=1)  # (B,)
+
+
+def field_vectors(rows: Tensor, x: Tensor, V: Tensor, field_of_slot: Tensor, fields: int) -> Tensor:
+    """v_f = Σ_s x_s V[row_s] over the slots s of field f (eq. 3's v_i x_i).
+
+    Args:
+        rows: Embedding rows (B, S), integers.
+        x: Their numbers (B, S).
+        V: The embedding table (R, K).
+        field_of_slot: Field of each slot (S,).
+        fields: F.
+
+    Returns:
+        Field vectors (B, F, K).
+    """
+    slots = embedding(rows, V) * x.unsqueeze(2)  # (B, S, K)
+    if slots.shape[1] == fields:
+        return slots
+    vectors = slots.new_zeros(slots.shape[0], fields, slots.shape[2])  # (B, F, K)
+    return vectors.index_add(1, field_of_slot, slots)
+
+
+def interaction_sum(v: Tensor) -> Tensor:
+    """Σ_{i<j} v_i∘v_j, in time linear in F (Rendle 2010, lemma 3.1).
+
+    Args:
+        v: Field vectors (B, F, K).
+
+    Returns:
+        Summed interactions (B, K).
+    """
+    return 0.5 * (v.sum(dim=1).square() - v.square().sum(dim=1))  # (B, K)
+
+
+class FM(nn.Module):
+    """ŷ = w0 + Σ_s x_s w_s + Σ_{i<j} <v_i, v_j>.
+
+    Args:
+        layout: Where the fields stand.
+        embedding_size: K.
+        embedding_dropout: Dropout on the field vectors.
+        dropout: Dropout on the summed interactions.
+        init_std: Standard deviation of the initial embeddings.
+        generator: Draws the initial weights.
+
+    Source: Rendle, ICDM 2010, eq. 1.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        embedding_size: int,
+        embedding_dropout: float,
+        dropout: float,
+        init_std: float,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        self.fields = len(layout.inputs)
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.linear = nn.Parameter(torch.zeros(layout.rows))
+        self.embedding = nn.Parameter(_normal((layout.rows, embedding_size), init_std, generator))
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.field_of_slot: Tensor
+        self.register_buffer("field_of_slot", torch.tensor(layout.field_of_slot), persistent=False)
+
+    def forward(self, rows: Tensor, x: Tensor) -> Tensor:
+        """The logit of each row.
+
+        Args:
+            rows: Embedding rows (B, S), integers.
+            x: Their numbers (B, S).
+
+        Returns:
+            Logits (B,).
+        """
+        v = field_vectors(rows, x, self.embedding, self.field_of_slot, self.fields)  # (B, F, K)
+        pooled: Tensor = self.dropout(interaction_sum(self.embedding_dropout(v)))  # (B, K)
+        return linear_term(rows, x, self.bias, self.linear) + pooled.sum(dim=1)  # (B,)
+
+
+class Attention(nn.Module):
+    """The attention network's weights, and the pooling they do (eq. 5 and 6).
+
+    Args:
+        fields: F.
+        embedding_size: K.
+        attention_size: A.
+        pair_bias: Whether the bias per pair is learned; otherwise it stays 0.
+        uniform: Whether to start at h = 0, so that all pairs weigh the same.
+        generator: Draws the initial weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        fields: int,
+        embedding_size: int,
+        attention_size: int,
+        pair_bias: bool,
+        uniform: bool,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        # As in the paper's own code: github.com/hexiangnan/attentional_factorization_machine
+        std = math.sqrt(2.0 / (attention_size + embedding_size))
+        self.W = nn.Parameter(_normal((attention_size, embedding_size), std, generator))
+        self.b = nn.Parameter(_normal((attention_size,), std, generator))
+        self.h = nn.Parameter(
+            torch.zeros(attention_size) if uniform else _normal((attention_size,), 1.0, generator)
+        )
+        self.pair_bias = nn.Parameter(
+            torch.zeros(fields * (fields - 1) // 2), requires_grad=pair_bias
+        )
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Pools interactions.
+
+        Args:
+            v: Field vectors (B, F, K).
+
+        Returns:
+            Pooled interactions (B, K).
+        """
+        return attention_pool(v, self.W, self.b, self.h, self.pair_bias)
+
+
+class AFM(nn.Module):
+    """ŷ = w0 + Σ_s x_s w_s + pᵀ (c Σ_{i<j} a_ij (v_i∘v_j)), c = P or 1.
+
+    Args:
+        layout: Where the fields stand.
+        embedding_size: K.
+        attention_size: A.
+        scale: ``pairs``: c = P and a start as FM; ``none``: c = 1, the paper's.
+        pair_bias: Whether the attention has a learned bias per pair.
+        embedding_dropout: Dropout on the field vectors.
+        dropout: Dropout on the pooled vector, as in the paper.
+        init_std: Standard deviation of the initial embeddings.
+        generator: Draws the initial weights.
+
+    Source: Xiao et al., IJCAI 2017, eq. 9.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        embedding_size: int,
+        attention_size: int,
+        scale: Literal["pairs", "none"],
+        pair_bias: bool,
+        embedding_dropout: float,
+        dropout: float,
+        init_std: float,
+        generator: Generator,
+    ) -> None:
+        super().__init__()
+        self.fields = len(layout.inputs)
+        self.scale = self.fields * (self.fields - 1) // 2 if scale == "pairs" else 1
+        self.bias = nn.Parameter(torch.zeros(()))
+        self.linear = nn.Parameter(torch.zeros(layout.rows))
+        self.embedding = nn.Parameter(_normal((layout.rows, embedding_size), init_std, generator))
+        self.attention = Attention(
+            fields=self.fields,
+            embedding_size=embedding_size,
+            attention_size=attention_size,
+            pair_bias=pair_bias,
+            uniform=scale == "pairs",
+            generator=generator,
+        )
+        self.p = nn.Parameter(torch.ones(embedding_size))
+        self.embedding_dropout = nn.Dropout(embedding_dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.field_of_slot: Tensor
+        self.register_buffer("field_of_slot", torch.tensor(layout.field_of_slot), persistent=False)
+
+    def forward(self, rows: Tensor, x: Tensor) -> Tensor:
+        """The logit of each row.
+
+        Args:
+            rows: Embedding rows (B, S), integers.
+            x: Their numbers (B, S).
+
+        Returns:
+            Logits (B,).
+        """
+        v = field_vectors(rows, x, self.embedding, self.field_of_slot, self.fields)  # (B, F, K)
+        pooled: Tensor = self.attention(self.embedding_dropout(v))  # (B, K)
+        pooled = self.dropout(self.scale * pooled)  # (B, K)
+        return linear_term(rows, x, self.bias, self.linear) + pooled @ self.p  # (B,)
+
+
+def build_model(layout: Layout, config: ModelConfig, seed: int) -> AFM | FM:
+    """Builds the model that a configuration asks for.
+
+    Args:
+        layout: Where the fields stand.
+        config: The ``model`` section.
+        seed: Seed of the initial weights.
+
+    Returns:
+        The model. Two models of one seed and one K start from the same embeddings.
+    """
+    generator = Generator().manual_seed(seed)
+    if config.name == "fm":
+        return FM(
+            layout,
+            embedding_size=config.embedding_size,
+            embedding_dropout=config.embedding_dropout,
+            dropout=config.dropout,
+            init_std=config.init_std,
+            generator=generator,
+        )
+    return AFM(
+        layout,
+        embedding_size=config.embedding_size,
+        attention_size=config.attention_size,
+        scale=config.scale,
+        pair_bias=config.pair_bias,
+        embedding_dropout=config.embedding_dropout,
+        dropout=config.dropout,
+        init_std=config.init_std,
+        generator=generator,
+    )
+
+
+def _normal(shape: tuple[int, ...], std: float, generator: Generator) -> Tensor:
+    return torch.randn(shape, generator=generator) * std

@@ -1,0 +1,141 @@
+"""The processes that train together, through Horovod. The only module of afm/ that knows it.
+
+A single process is one rank of size 1; it needs no ``horovodrun``.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TypeVar
+
+import horovod.torch as hvd
+from horovod.common.exceptions import HorovodInternalError
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from afm.errors import ModelError
+
+T = TypeVar("T")
+
+
+class RankLost(ModelError):
+    """Another rank has failed; it says why itself."""
+
+
+class Ranks:
+    """This process among those that train together."""
+
+    def __init__(self) -> None:
+        hvd.init()
+        self.rank: int = hvd.rank()
+        self.size: int = hvd.size()
+        self.local_rank: int = hvd.local_rank()
+        """Its number among those on this machine."""
+        self.local_size: int = hvd.local_size()
+        """How many of them are on this machine."""
+
+    @property
+    def leads(self) -> bool:
+        """Whether it is the one that writes and reports."""
+        return self.rank == 0
+
+    @contextmanager
+    def leader_first(self) -> Iterator[None]:
+        """Runs a block on the leader, and on the others once it has gone well there.
+
+        Raises:
+            RankLost: On the others, if it has not.
+        """
+        if not self.leads:
+            self.share("")
+        yield
+        if self.leads:
+            self.share("")
+
+    def optimizer(self, optimizer: Optimizer, model: nn.Module) -> Optimizer:
+        """Makes an optimizer step along the sum of all ranks' gradients.
+
+        Args:
+            optimizer: Any optimizer.
+            model: Its model.
+
+        Returns:
+            The optimizer to use instead.
+        """
+        wrapped: Optimizer = hvd.DistributedOptimizer(
+            optimizer, named_parameters=model.named_parameters(), op=hvd.Sum
+        )
+        return wrapped
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Steps, once all ranks have their gradients.
+
+        Args:
+            optimizer: As :meth:`optimizer` returned it.
+
+        Raises:
+            RankLost: Another rank has failed.
+        """
+        _together(lambda: optimizer.step())
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Adds up the ranks' values, element by element.
+
+        Args:
+            values: Numbers, in the same shape on every rank.
+
+        Returns:
+            Their sum.
+
+        Raises:
+            RankLost: Another rank has failed.
+        """
+        total: Tensor = _together(lambda: hvd.allreduce(values, op=hvd.Sum))
+        return total
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Puts the ranks' values one after the other.
+
+        Args:
+            values: Numbers (n, …), where n may differ from rank to rank.
+
+        Returns:
+            All of them (Σ n, …), in the order of the ranks.
+
+        Raises:
+            RankLost: Another rank has failed.
+        """
+        everyones: Tensor = _together(lambda: hvd.allgather(values))
+        return everyones
+
+    def share(self, text: str) -> str:
+        """Tells all ranks what the leader says; they wait for it.
+
+        Args:
+            text: What the leader says; ignored on the others.
+
+        Returns:
+            The leader's text.
+
+        Raises:
+            RankLost: Another rank has failed.
+        """
+        shared: str = _together(lambda: hvd.broadcast_object(text, root_rank=0))
+        return shared
+
+    def copy(self, tensors: Mapping[str, Tensor]) -> None:
+        """Fills every rank's tensors with those of the leader.
+
+        Args:
+            tensors: Tensors by name, of the same names and shapes on every rank.
+
+        Raises:
+            RankLost: Another rank has failed.
+        """
+        _together(lambda: hvd.broadcast_parameters(dict(tensors), root_rank=0))
+
+
+def _together(operation: Callable[[], T]) -> T:
+    try:
+        return operation()
+    except HorovodInternalError as error:
+        raise RankLost(f"another rank has failed: {error}") from None

@@ -1,0 +1,254 @@
+"""Exact scores of every user with every item, and the K best items of each user.
+
+A score is linear + c·N/D, with N and D sums over pairs of fields, and a pair's term depends on the
+user and the item only through its projections (``afm.plan``). So each term is computed once per
+distinct combination of these, added to the terms that share it, and gathered. What is left for each
+user and item is the few pairs whose projections are large on both sides, as a matrix product
+(``afm.pair_sums``). Nothing is approximated: where the sums leave the range in which float32 holds
+them, that score is computed by the plain forward in float64.
+
+Letters: U users, I items, K items kept, T planes of sums, r users and c items of a tile, n items of
+a chunk.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from afm.forward import Columns, Floats, interactions
+from afm.item_side import (
+    Chunk,
+    ItemSide,
+    complete_columns,
+    count_rows,
+    one_sided_sums,
+    prepare_items,
+)
+from afm.pair_sums import ROWS, PairSums, Sums
+from afm.plan import Group
+from afm.sides import Side, read_side
+from afm.top_k import TopK
+
+__all__ = ["Ranking", "prepare_items", "recommend"]
+
+_GROUP = 1024  # users whose shared sums are in memory at once
+_SMALLEST, _LARGEST = 1e-18, 1e18  # D beyond which exp has lost digits or may have left float32
+
+Excluded = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """The best items of each user: rows by user, then by rank."""
+
+    user: NDArray[np.int64]
+    """Position of the user among those given (N,)."""
+    item: NDArray[np.int64]
+    """Position of the item among those prepared (N,)."""
+    rank: NDArray[np.int32]
+    """1 for a user's best item (N,)."""
+    logit: NDArray[np.float32]
+    """(N,)"""
+
+
+def recommend(
+    item_side: ItemSide, users: Columns, k: int, excluded: Excluded | None = None
+) -> Ranking:
+    """The K items with the largest logits for each user of a block, of all items.
+
+    Equal logits rank by item position. Results do not depend on which users share a block.
+
+    Args:
+        item_side: What :func:`prepare_items` made.
+        users: An encoded column per field of the users (U, …), crosses of two user fields
+            included. More columns do no harm. A thousand users or more share most work.
+        k: K.
+        excluded: User positions and item positions (two arrays of one length, in any order) of
+            pairs that must not be recommended.
+
+    Returns:
+        K rows for each user, or as many as there are items left.
+
+    Raises:
+        ValueError: Columns do not fit the layout, ``k`` is not positive, or a position is
+            outside its side.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; at least one item must be asked for")
+    side = read_users(item_side, users)
+    order = _by_profile(item_side, side)
+    seen = _Excluded(excluded, order, item_side.items)
+    best = TopK(side.rows, min(k, item_side.items))
+    # Sums that leave the range of float32 are found and computed again (_interaction).
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for rows, chunk, logits in _blocks(item_side, side, order):
+            seen.strike(rows, chunk, logits)
+            best.offer(rows, logits, chunk.start)
+    position = np.empty_like(order)
+    position[order] = np.arange(len(order))
+    logits, items = best.logits[position], best.items[position]  # (U, K)
+    user, place = np.nonzero(items >= 0)
+    return Ranking(
+        user=user,
+        item=items[user, place],
+        rank=place.astype(np.int32) + 1,
+        logit=logits[user, place],
+    )
+
+
+def read_users(item_side: ItemSide, users: Columns) -> Side:
+    """Reads the columns of users.
+
+    Args:
+        item_side: What :func:`prepare_items` made.
+        users: An encoded column per field of the users (U, …).
+
+    Returns:
+        Their side.
+
+    Raises:
+        ValueError: Columns do not fit the layout.
+    """
+    layout, fields = item_side.parameters.layout, item_side.plan.user_fields
+    rows = count_rows(users)
+    columns = complete_columns(layout, fields, users, item_side.context, item_side.crosses, rows)
+    return read_side(item_side.parameters, fields, columns, rows)
+
+
+def pair_vectors(
+    item_side: ItemSide, users: Side, user: NDArray[np.intp], item: NDArray[np.intp]
+) -> Floats:
+    """Field vectors of some users with some items.
+
+    Args:
+        item_side: What :func:`prepare_items` made.
+        users: The users.
+        user: Positions of users (B,).
+        item: Positions of items (B,).
+
+    Returns:
+        Field vectors (B, F, K).
+    """
+    parameters, plan = item_side.parameters, item_side.plan
+    starts = np.array([chunk.start for chunk in item_side.chunks])
+    number = np.searchsorted(starts, item, side="right") - 1
+    v = users.stacked(user, parameters)  # (B, F, K)
+    for n, chunk in enumerate(item_side.chunks):
+        rows = np.flatnonzero(number == n)
+        local = item[rows] - chunk.start
+        v[rows] += chunk.items.stacked(local, parameters)
+        for cross, (a, b) in plan.parents.items():
+            at = item_side.cross_rows(
+                cross, users.encoded(a)[user[rows]], chunk.items.encoded(b)[local]
+            )
+            v[rows, cross] = parameters.embedding[at]
+    return v
+
+
+def _by_profile(item_side: ItemSide, users: Side) -> NDArray[np.intp]:
+    """Orders users so that neighbours share values: by the field with the most values first."""
+    shared = {f for group in item_side.plan.shared for f in group.users}
+    keys = sorted((users.values[f].of_row for f in shared), key=lambda key: int(key.max(initial=0)))
+    return np.lexsort(keys) if keys else np.arange(users.rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _SharedSums:
+    """Sums of pairs that depend on the user through few values, for each of these."""
+
+    of_row: NDArray[np.intp]
+    """Which value each user has (U,)."""
+    tiles: list[Sums]
+    """For each tile of items, the sums of each value (T, D, c)."""
+
+    @classmethod
+    def of(cls, sums: PairSums, group: Group, chunk: Chunk, users: Side) -> "_SharedSums":
+        domain = users.domain(group.users)
+        tiles: list[list[Sums]] = [[] for _ in chunk.tiles]
+        for start in range(0, len(domain), ROWS):
+            rows = users.take(_padded(domain.first[start : start + ROWS]))
+            for tile, (_, block) in zip(tiles, sums.tiles(group, chunk, rows), strict=True):
+                tile.append(block)
+        return cls(domain.of_row, [np.concatenate(tile, axis=1) for tile in tiles])
+
+
+def _blocks(
+    item_side: ItemSide, users: Side, order: NDArray[np.intp]
+) -> Iterator[tuple[slice, Chunk, Sums]]:
+    """Logits of all users with all items: places in the order, items, logits (r, n)."""
+    sums = PairSums(item_side)
+    plan, parameters = item_side.plan, item_side.parameters
+    for start in range(0, users.rows, _GROUP):
+        group = users.take(order[start : start + _GROUP])
+        for chunk in item_side.chunks:
+            shared = [_SharedSums.of(sums, part, chunk, group) for part in plan.shared]
+            for first in range(0, group.rows, ROWS):
+                places = np.arange(first, min(first + ROWS, group.rows))
+                rows = _padded(places)
+                tile = group.take(rows)
+                own = one_sided_sums(parameters, tile, plan.user_pairs, item_side.shift)
+                linear = tile.linear()
+                logits = np.empty((ROWS, chunk.items.rows), np.float32)
+                for n, (columns, total) in enumerate(sums.tiles(plan.own, chunk, tile)):
+                    for part in shared:
+                        total += part.tiles[n].take(part.of_row[rows], axis=1)
+                    pairs = total[: item_side.pair_planes]
+                    pairs += own[:, :, None]
+                    pairs += chunk.sums[:, None, columns]
+                    block = _interaction(item_side, chunk, tile, columns, total)
+                    block += linear[:, None]
+                    block += chunk.linear[columns]
+                    logits[:, columns] = block
+                block_places = slice(start + first, start + first + len(places))
+                yield block_places, chunk, logits[: len(places)]
+
+
+def _interaction(
+    item_side: ItemSide, chunk: Chunk, users: Side, columns: slice, total: Sums
+) -> NDArray[np.float32]:
+    """What pairs of fields, and crosses by their linear terms, add to the logits (r, c)."""
+    parameters = item_side.parameters
+    result: Sums = total[0]
+    if parameters.attention is None:
+        return result
+    result /= total[1]
+    result *= np.float32(parameters.scale)
+    in_range = (total[1] >= _SMALLEST) & (total[1] <= _LARGEST)
+    if not in_range.all():
+        user, item = np.nonzero(~in_range)
+        v = pair_vectors(item_side, users, user, chunk.start + columns.start + item)
+        result[user, item] = interactions(parameters.double(), v.astype(np.float64))
+    if len(total) > item_side.pair_planes:
+        result += total[-1]
+    return result
+
+
+def _padded(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.append(rows, np.repeat(rows[-1:], ROWS - len(rows)))
+
+
+class _Excluded:
+    """Pairs that must not be recommended, by places in the order of users."""
+
+    def __init__(self, excluded: Excluded | None, order: NDArray[np.intp], items: int) -> None:
+        user, item = excluded or (np.empty(0, np.intp), np.empty(0, np.intp))
+        for name, positions, count in (("user", user, len(order)), ("item", item, items)):
+            if len(positions) and not 0 <= positions.min() <= positions.max() < count:
+                raise ValueError(
+                    f"excluded {name} positions reach from {positions.min()} to "
+                    f"{positions.max()}; there are {count} {name}s"
+                )
+        place = np.empty(len(order), np.intp)
+        place[order] = np.arange(len(order))
+        sorting = np.argsort(place[user])
+        self._place, self._item = place[user][sorting], item[sorting]
+
+    def strike(self, places: slice, chunk: Chunk, logits: Sums) -> None:
+        """Sets logits of excluded pairs to -inf, in place."""
+        first, last = np.searchsorted(self._place, (places.start, places.stop))
+        place, item = self._place[first:last] - places.start, self._item[first:last] - chunk.start
+        here = (item >= 0) & (item < chunk.items.rows)
+        logits[place[here], item[here]] = -np.inf

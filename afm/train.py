@@ -1,0 +1,393 @@
+"""Training: one loop for any number of ranks.
+
+After each epoch the validation rows are measured and the run's state is written, so that a run
+that was killed goes on where it stood and ends, on as many ranks, with the same weights as one
+that was not. Every random choice follows from (seed, epoch, rank).
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits, embedding
+from torch.optim import Adam, Optimizer
+
+from afm import checkpoint
+from afm.artifact import (
+    Epoch,
+    Manifest,
+    TableVersion,
+    curves_from_json,
+    curves_to_json,
+    identity_of,
+    libraries,
+    point_latest,
+    read_manifest,
+    revision,
+    run_folder,
+    save,
+)
+from afm.checkpoint import Checkpoint
+from afm.errors import ArtifactError, TrainError
+from afm.metrics import Metrics, compute, state_from_counts, state_of
+from afm.model import AFM, FM, build_model
+from afm.progress import Progress
+from afm.ranks import Ranks
+from afm.reader import Batch, Part, Shuffle, open_part, read_prepared, table_uri
+from afm.slots import Layout
+from conf.schema import L2, Config, TrainConfig
+from features.spec import Prepared
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a run reads, and where it writes."""
+
+    config: Config
+    prepared: Prepared
+    features: TableVersion
+    identity: str
+    folder: Path
+    train: Part
+    validation: Part
+
+
+@dataclass
+class Trainee:
+    """What changes while training."""
+
+    model: AFM | FM
+    optimizer: Optimizer
+    curves: list[Epoch]
+    best: dict[str, Tensor]
+    """Weights of the best epoch so far; only the leader keeps them."""
+
+
+def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device) -> Manifest:
+    """Trains a model as the configuration says, and leaves it in the model folder.
+
+    A run that is finished already is left as it is, one that was interrupted goes on.
+
+    Args:
+        config: The configuration.
+        ranks: The processes that train together.
+        progress: Where the leader reports.
+        device: Where the model is kept.
+
+    Returns:
+        The run's manifest, the same on every rank.
+
+    Raises:
+        TableError: The prepared tables cannot be read.
+        TrainError: They cannot be learned from, or training diverges.
+        ArtifactError: The run's folder holds a run of another configuration.
+    """
+    # What is wrong with tables or folders is wrong for all ranks; the leader alone says so.
+    with ranks.leader_first():
+        plan = make_plan(config, ranks.rank, ranks.size)
+    manifest = finished_run(plan) if ranks.leads else None
+    if shared := ranks.share(manifest.model_dump_json() if manifest else ""):
+        if ranks.leads:
+            progress.note(f"run {plan.folder.name} is finished already; nothing to do")
+        return Manifest.model_validate_json(shared)
+
+    trainee = _start(plan, ranks, device)
+    if ranks.leads and trainee.curves:
+        progress.note(f"resuming run {plan.folder.name} after epoch {len(trainee.curves)}")
+    settings = config.train
+    while not is_over(trainee.curves, settings):
+        number = len(trainee.curves) + 1
+        begin = time.monotonic()
+        loss = _train_epoch(plan, trainee, ranks, progress, device, number)
+        speed = plan.train.rows / (time.monotonic() - begin)
+        validation = measure(trainee.model, plan.validation, ranks, device)
+        trainee.curves.append(Epoch(number, loss, validation, speed))
+        if ranks.leads:
+            _keep(plan, trainee)
+            progress.epoch(
+                trainee.curves[-1], settings.epochs, best_epoch(trainee.curves) == number
+            )
+    text = _finish(plan, trainee, ranks).model_dump_json() if ranks.leads else ""
+    return Manifest.model_validate_json(ranks.share(text))
+
+
+def make_plan(config: Config, rank: int, size: int) -> Plan:
+    """Finds the tables of a run and checks that they can be learned from.
+
+    Args:
+        config: The configuration.
+        rank: This rank.
+        size: How many there are.
+
+    Returns:
+        The plan.
+
+    Raises:
+        TableError: The prepared tables cannot be read.
+        TrainError: The training or validation rows are none, or all of one class.
+    """
+    root = config.tables.root
+    prepared = read_prepared(root)
+    features = TableVersion(path=table_uri(root, "features"), version=prepared.versions["features"])
+    layout = Layout.of(prepared.spec.inputs)
+    batch_size = config.train.batch_size
+    training, validation = (
+        open_part(
+            root, features.version, split, layout, batch_size=batch_size, rank=rank, size=size
+        )
+        for split in ("train", "validation")
+    )
+    _check_labels("training", training)
+    _check_labels("validation", validation)
+    identity = identity_of(config, prepared.spec, features)
+    folder = run_folder(config, identity)
+    return Plan(config, prepared, features, identity, folder, training, validation)
+
+
+def finished_run(plan: Plan) -> Manifest | None:
+    """Looks for the finished run of a plan, and makes it the latest.
+
+    Args:
+        plan: The plan.
+
+    Returns:
+        Its manifest, or None if it is not finished.
+
+    Raises:
+        ArtifactError: The folder holds a run of another configuration.
+    """
+    manifest = read_manifest(plan.folder)
+    if manifest is not None:
+        _check_identity(plan, manifest.identity)
+        point_latest(plan.folder)
+    return manifest
+
+
+def best_epoch(curves: Sequence[Epoch]) -> int:
+    """Number of the epoch with the best validation AUC, the first of equals.
+
+    Args:
+        curves: The epochs so far, at least one.
+
+    Returns:
+        Its number, from 1.
+    """
+    return max(curves, key=lambda epoch: epoch.validation.auc).number
+
+
+def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
+    """Whether training ends here: no epochs left, or too many without a better one.
+
+    Args:
+        curves: The epochs so far.
+        settings: The ``train`` section.
+
+    Returns:
+        Whether it does.
+    """
+    if not curves:
+        return False
+    done = len(curves)
+    return done >= settings.epochs or done - best_epoch(curves) >= settings.patience
+
+
+def penalty(
+    model: AFM | FM, rows: Tensor, x: Tensor, l2: L2, *, global_rows: int, size: int
+) -> Tensor:
+    """One rank's share of the L2 penalties; the shares of all ranks add up to
+
+    λ_embedding · (mean over the step's rows of Σ_s ‖V[row_s]‖²) + λ_attention · ‖W‖².
+
+    Args:
+        model: The model.
+        rows: Embedding rows (B, S).
+        x: Their numbers (B, S); slots of 0 do not count.
+        l2: The two λ.
+        global_rows: Rows of the step over all ranks.
+        size: How many ranks there are.
+
+    Returns:
+        A scalar.
+    """
+    total = model.bias.new_zeros(())
+    if l2.embedding:
+        # Only what the batch looks up: Adam steps by its rate however small a gradient is, so
+        # weight decay over the whole table would wipe out the embeddings of rare values.
+        squares = embedding(rows, model.embedding).square().sum(dim=2)  # (B, S)
+        total = total + l2.embedding * (squares * (x != 0)).sum() / global_rows
+    if l2.attention and isinstance(model, AFM):
+        total = total + l2.attention * model.attention.W.square().sum() / size
+    return total
+
+
+@torch.no_grad()
+def measure(model: AFM | FM, part: Part, ranks: Ranks, device: torch.device) -> Metrics:
+    """Measures a model on a split, over all ranks.
+
+    Args:
+        model: The model.
+        part: The split, as this rank reads it.
+        ranks: The ranks.
+        device: Where the model is.
+
+    Returns:
+        The metrics, the same on every rank.
+    """
+    model.eval()
+    logits, labels = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    for batch in part.batches():
+        rows, x, _ = _tensors(batch, device)
+        logits.append(model(rows, x).cpu().numpy())
+        labels.append(batch.labels)
+    state = state_of(np.concatenate(logits), np.concatenate(labels))
+    # float64 holds a float32 exactly, so one table carries scores and counts.
+    mine = np.stack([state.logits.astype(np.float64), state.positives, state.negatives], axis=1)
+    everyones = ranks.gather(torch.from_numpy(mine)).numpy()  # (Σ D, 3)
+    return compute(state_from_counts(*everyones.T))
+
+
+def _train_epoch(
+    plan: Plan,
+    trainee: Trainee,
+    ranks: Ranks,
+    progress: Progress,
+    device: torch.device,
+    number: int,
+) -> float:
+    """Trains on every row once and returns their mean log loss, penalties aside."""
+    settings, model, optimizer = plan.config.train, trainee.model, trainee.optimizer
+    # Dropout draws from torch's global generator; other ranks drop other numbers.
+    torch.manual_seed(_seed(settings.seed, number, ranks.rank))
+    model.train()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    rows_done = mine_done = 0
+    progress.start_epoch()
+    for batch in plan.train.batches(Shuffle(settings.seed, number, settings.shuffle_rows)):
+        rows, x, labels = _tensors(batch, device)
+        optimizer.zero_grad()
+        losses = binary_cross_entropy_with_logits(model(rows, x), labels, reduction="sum")
+        # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
+        loss = losses / batch.global_rows + penalty(
+            model, rows, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
+        )
+        loss.backward()  # type: ignore[no-untyped-call]
+        ranks.step(optimizer)
+        total += losses.detach()
+        rows_done += batch.global_rows
+        mine_done += len(batch)
+        if ranks.leads and progress.due:
+            mean = total.item() / max(mine_done, 1)
+            progress.within(number, settings.epochs, rows_done, plan.train.rows, mean)
+    mean = ranks.sum(total.cpu()).item() / plan.train.rows
+    if not np.isfinite(mean):
+        raise TrainError(
+            f"training diverged: the mean loss of epoch {number} is {mean}. "
+            f"Lower train.learning_rate, which is {settings.learning_rate:g}"
+        )
+    return mean
+
+
+def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
+    """The run's state: as its checkpoint has it, or new; the same on every rank."""
+    settings = plan.config.train
+    model = build_model(plan.train.layout, plan.config.model, settings.seed).to(device)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = ranks.optimizer(Adam(trained, lr=settings.learning_rate), model)
+    for p in trained:  # as Adam does at its first step; here, so that it can be filled
+        optimizer.state[p] = {
+            "step": torch.zeros(()),
+            "exp_avg": torch.zeros_like(p),
+            "exp_avg_sq": torch.zeros_like(p),
+        }
+    trainee = Trainee(model, optimizer, curves=[], best={})
+    if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
+        _check_identity(plan, saved.identity)
+        model.load_state_dict(dict(saved.weights))
+        for name, tensor in _moments(model, optimizer).items():
+            tensor.copy_(saved.optimizer[name])
+        trainee.curves, trainee.best = list(saved.curves), dict(saved.best)
+    ranks.copy(model.state_dict())
+    ranks.copy(_moments(model, optimizer))
+    trainee.curves = list(curves_from_json(ranks.share(curves_to_json(trainee.curves).decode())))
+    return trainee
+
+
+def _keep(plan: Plan, trainee: Trainee) -> None:
+    """Writes the checkpoint of the epoch that has just ended."""
+    if best_epoch(trainee.curves) == len(trainee.curves):
+        trainee.best = {name: t.clone() for name, t in trainee.model.state_dict().items()}
+    checkpoint.write(
+        plan.folder,
+        Checkpoint(
+            identity=plan.identity,
+            curves=trainee.curves,
+            weights=trainee.model.state_dict(),
+            optimizer=_moments(trainee.model, trainee.optimizer),
+            best=trainee.best,
+        ),
+    )
+
+
+def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
+    """Writes the model folder; the checkpoint is of no use then."""
+    best = best_epoch(trainee.curves)
+    manifest = Manifest(
+        run=plan.folder.name,
+        identity=plan.identity,
+        config=plan.config,
+        spec=plan.prepared.spec,
+        spec_hash=plan.prepared.spec.hash,
+        features=plan.features,
+        seed=plan.config.train.seed,
+        ranks=ranks.size,
+        epochs=len(trainee.curves),
+        best_epoch=best,
+        validation=trainee.curves[best - 1].validation,
+        libraries=libraries(),
+        revision=revision(),
+    )
+    weights = {name: tensor.cpu().numpy() for name, tensor in trainee.best.items()}
+    save(plan.folder, weights, trainee.curves, manifest)
+    checkpoint.remove(plan.folder)
+    return manifest
+
+
+def _moments(model: AFM | FM, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Adam's steps and moments, by the name of their parameter."""
+    return {
+        f"{name}/{key}": tensor
+        for name, p in model.named_parameters()
+        if p.requires_grad
+        for key, tensor in optimizer.state[p].items()
+    }
+
+
+def _check_identity(plan: Plan, identity: str) -> None:
+    if identity != plan.identity:
+        raise ArtifactError(
+            f"{plan.folder} holds a run of another configuration or of other tables. "
+            "Choose another train.run, or delete the folder"
+        )
+
+
+def _check_labels(name: str, part: Part) -> None:
+    if not part.rows:
+        raise TrainError(f"there are no {name} rows; change `split`, or prepare more data")
+    if part.labels is not None and part.labels[0] == part.labels[1]:
+        raise TrainError(
+            f"all {part.rows:,} {name} rows have the label {part.labels[0]:g}: there is nothing "
+            "to tell apart. Check `label` in the configuration"
+        )
+
+
+def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    rows, x, labels = (torch.from_numpy(a).to(device) for a in (batch.rows, batch.x, batch.labels))
+    return rows, x, labels
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1)[0])

@@ -1,0 +1,125 @@
+"""Measures the trained models on the test rows, next to the constant rate.
+
+    spark-submit --properties-file conf/spark.conf jobs/evaluate.py conf/movielens.yaml
+
+Every model that has finished training on the present tables is measured. Writes the Delta table
+`metrics`: one row per model with accuracy, AUC, F1 and log loss.
+"""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pyarrow as pa
+from pyspark.sql import DataFrame
+from pyspark.sql import functions as F
+
+from afm.artifact import Artifact, load
+from afm.forward import Parameters, forward
+from afm.metrics import Metrics, State, compute, state_from_counts
+from afm.slots import from_arrow
+from conf.schema import Config, ModelConfig, digest
+from features import tables
+from features.spec import LABEL, SPLIT, FeatureSpec
+from jobs.door import run
+from jobs.session import open_session
+
+CONSTANT = "constant rate"
+
+
+def main(config: Config) -> None:
+    """Measures the models of a pipeline on its test rows."""
+    spark = open_session("evaluate")
+    root = config.tables.root
+    prepared = tables.read_prepared(spark, root)
+    artifacts = models_to_measure(config, prepared.spec)
+    features = tables.read(spark, root, "features", prepared.versions["features"])
+    test = features.where(F.col(SPLIT) == "test")
+    states = {name: score_counts(test, artifact) for name, artifact in artifacts.items()}
+    rate = features.where(F.col(SPLIT) == "train").agg(F.mean(LABEL)).head()[0]
+    measured = {name: compute(state) for name, state in states.items()}
+    measured[CONSTANT] = compute(constant_state(states[config.model.name], rate))
+
+    runs = {name: artifact.manifest.run for name, artifact in artifacts.items()}
+    rows = [
+        {"model": name, "run": runs.get(name), "split": "test", **asdict(metrics)}
+        for name, metrics in measured.items()
+    ]
+    schema = "model STRING, run STRING, split STRING, accuracy DOUBLE, auc DOUBLE, f1 DOUBLE, "
+    frame = spark.createDataFrame(rows, schema + "log_loss DOUBLE, rows DOUBLE, positive_rate DOUBLE")
+    metadata = {
+        "job": "evaluate",
+        "config": digest(config.model_dump_json()),
+        "spec": prepared.spec.hash,
+        "features": str(prepared.versions["features"]),
+        **{f"model.{name}": run for name, run in runs.items()},
+    }
+    tables.write(frame.coalesce(1), root, "metrics", metadata)
+    print(report(measured))
+
+
+def models_to_measure(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
+    """The configured model, and its rivals that were trained on the same features.
+
+    Raises:
+        ArtifactError: The configured model is not there or was trained on other features.
+    """
+    artifacts = {config.model.name: load(config.models_root, config.model.name, config.train.run)}
+    artifacts[config.model.name].require(spec)
+    for name in get_args(ModelConfig.model_fields["name"].annotation):
+        if name not in artifacts and (Path(config.models_root) / name / "latest").exists():
+            rival = load(config.models_root, name)
+            if rival.manifest.spec_hash == spec.hash:
+                artifacts[name] = rival
+            else:
+                print(f"{name} was trained on other features and is left out")
+    return artifacts
+
+
+def score_counts(features: DataFrame, artifact: Artifact) -> State:
+    """Scores encoded rows and counts them by score and label, in Spark."""
+    inputs = artifact.layout.inputs
+    shared = features.sparkSession.sparkContext.broadcast(
+        Parameters.of(artifact.weights, artifact.layout, artifact.manifest.config.model.scale)
+    )
+
+    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            logits = forward(shared.value, from_arrow(inputs, batch))
+            columns = [pa.array(logits.astype(np.float32)), batch.column(LABEL)]
+            yield pa.RecordBatch.from_arrays(columns, names=["logit", LABEL])
+
+    wanted = features.select(LABEL, *[i.name for i in inputs])
+    counts = (
+        wanted.mapInArrow(score, f"logit FLOAT, {LABEL} INT")
+        .groupBy("logit")
+        .agg(F.sum(LABEL).alias("positives"), F.sum(1 - F.col(LABEL)).alias("negatives"))
+        .toArrow()
+    )
+    return state_from_counts(counts["logit"], counts["positives"], counts["negatives"])
+
+
+def constant_state(state: State, rate: float) -> State:
+    """The same rows, each scored with the training rows' share of positives."""
+    logit = np.log(rate / (1 - rate))
+    return state_from_counts([logit], [state.positives.sum()], [state.negatives.sum()])
+
+
+def report(measured: dict[str, Metrics]) -> str:
+    """The metrics as a table, for people to read."""
+    first = next(iter(measured.values()))
+    lines = [
+        f"{first.rows:,.0f} test rows, {first.positive_rate:.1%} positive",
+        "  model          accuracy     AUC      F1  log loss",
+    ]
+    lines += [
+        f"  {name:<13} {m.accuracy:>9.4f} {m.auc:>7.4f} {m.f1:>7.4f} {m.log_loss:>9.4f}"
+        for name, m in measured.items()
+    ]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

@@ -1,0 +1,232 @@
+"""Scoring as Spark tasks: the item side goes to every task once, users come in blocks."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import functions as F
+
+from afm.artifact import Artifact
+from afm.explain import explain_ranking
+from afm.item_side import ItemSide, prepare_items
+from afm.scoring import Ranking, recommend, recommend_among
+from afm.slots import from_arrow
+from conf.schema import Config
+from features import tables
+from features.errors import DataError
+from features.sources import read as read_source
+from features.spec import ITEM, SPLIT, USER, Input, Prepared
+from features.transform import Encoder
+
+_USERS_PER_TASK = 16_384
+_PLACES = "_places"
+"""Column of the users: positions of the items they have seen, or are to be scored with."""
+
+_SCORES = (
+    "rank INT, probability FLOAT, logit FLOAT, "
+    "explanation ARRAY<STRUCT<field_a: STRING, field_b: STRING, attention: FLOAT, "
+    "contribution: FLOAT>>"
+)
+
+
+@dataclass(frozen=True)
+class Items:
+    """The items that are ranked, in the order of their keys."""
+
+    keys: pa.Array
+    side: ItemSide
+
+
+def load_items(spark: SparkSession, config: Config, prepared: Prepared, model: Artifact) -> Items:
+    """Reads all items and works out everything that does not depend on the user.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        prepared: The published tables.
+        model: A model trained on them.
+
+    Returns:
+        The items.
+
+    Raises:
+        DataError: There are no items, or a context field has no value in ``score.context``.
+    """
+    root, versions = config.tables.root, prepared.versions
+    if "items" not in versions or "users" not in versions:
+        raise DataError("scoring needs users and items: set keys.user and keys.item")
+    inputs = model.layout.inputs
+    items = tables.read(spark, root, "items", versions["items"]).toArrow().sort_by(ITEM)
+    vocabulary = tables.read(spark, root, "vocabulary", versions["vocabulary"]).toArrow()
+    encoder = Encoder.of(prepared.spec, vocabulary)
+    side = prepare_items(
+        model.weights,
+        model.layout,
+        model.manifest.config.model.scale,
+        from_arrow([i for i in inputs if i.side == "item"], items),
+        context=encode_context(config, encoder, [i for i in inputs if i.side == "context"]),
+        crosses=encoder.crosses,
+    )
+    return Items(items[ITEM].combine_chunks(), side)
+
+
+def encode_context(
+    config: Config, encoder: Encoder, inputs: Sequence[Input]
+) -> dict[str, NDArray[Any]]:
+    """Encodes the raw values that ``score.context`` gives.
+
+    Args:
+        config: The pipeline.
+        encoder: Spec and vocabularies.
+        inputs: The context fields.
+
+    Returns:
+        An encoded value per field.
+
+    Raises:
+        DataError: A field has no value.
+    """
+    values: Mapping[str, Any] = config.score.context
+    fields = {f.config.name: f.config for f in encoder.spec.fields}
+    own = [i for i in inputs if i.parents is None]
+    lacking = [i.name for i in own if i.name not in values]
+    if lacking:
+        raise DataError(
+            f"score.context: give a value for {', '.join(lacking)} (null for a missing one): "
+            "recommendations are made for one context"
+        )
+    columns = {}
+    for wanted in own:
+        value = values[wanted.name]
+        if value in fields[wanted.name].missing:
+            value = None
+        match wanted.encode:
+            case "value":
+                number = None if value is None else float(value)
+                columns[wanted.name] = pa.array([number], pa.float64())
+            case "multi":
+                parts = None if value is None else str(value).split(fields[wanted.name].separator)
+                columns[wanted.name] = pa.array([parts], pa.list_(pa.string()))
+            case _:
+                text = None if value is None else str(value)
+                columns[wanted.name] = pa.array([text], pa.string())
+    if not columns:
+        return {}
+    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    encoded = encoder.encode(batch, inputs)
+    table = pa.table(encoded)
+    return {name: array[0] for name, array in from_arrow(inputs, table).items()}
+
+
+def score(
+    spark: SparkSession, config: Config, prepared: Prepared, model: Artifact, items: Items
+) -> DataFrame:
+    """The best items of each user, lazily.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        prepared: The published tables.
+        model: The model.
+        items: The items to rank.
+
+    Returns:
+        ``user_key``, ``item_key``, ``rank`` (1 is best), ``probability``, ``logit`` and
+        ``explanation``, the pairs of fields with the largest attention.
+
+    Raises:
+        DataError: The candidates table has not the columns it needs.
+    """
+    root, versions = config.tables.root, prepared.versions
+    users = tables.read(spark, root, "users", versions["users"])
+    inputs = [i for i in model.layout.inputs if i.side == "user"]
+    users = users.select(USER, *[i.name for i in inputs])
+    candidates = config.score.candidates is not None
+    if config.score.candidates is not None:
+        pairs = read_source(spark, config.score.candidates, "score.candidates")
+        lacking = [c for c in (USER, ITEM) if c not in pairs.columns]
+        if lacking:
+            raise DataError(f"score.candidates has no column {', '.join(lacking)}")
+        users = users.join(_places(spark, pairs, items.keys), USER)
+    else:
+        log = tables.read(spark, root, "features", versions["features"])
+        seen = log.where(F.col(SPLIT).isin(list(config.score.exclude_seen)))
+        users = users.join(_places(spark, seen, items.keys), USER, "left")
+    tasks = max(spark.sparkContext.defaultParallelism, -(-users.count() // _USERS_PER_TASK))
+    # By range: each file then holds a range of users, and a query for one user reads one file.
+    blocks = users.repartitionByRange(tasks, USER)
+
+    shared = spark.sparkContext.broadcast(items)
+    top_k, explained = config.score.top_k, config.score.explain
+
+    def rank(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        side: ItemSide = shared.value.side
+        for batch in batches:
+            columns = from_arrow(inputs, batch)
+            user, place = _pairs(batch.column(_PLACES))
+            if candidates:
+                ranking = recommend_among(side, columns, top_k, (user, place))
+            else:
+                ranking = recommend(side, columns, top_k, (user, place))
+            yield _to_rows(batch.column(USER), shared.value, columns, ranking, explained)
+
+    user_type = users.schema[USER].dataType.simpleString()
+    item_type = _spark_type(items.keys)
+    return blocks.mapInArrow(rank, f"{USER} {user_type}, {ITEM} {item_type}, {_SCORES}")
+
+
+def _places(spark: SparkSession, pairs: DataFrame, keys: pa.Array) -> DataFrame:
+    """For each user of some pairs, the positions of the items, each once."""
+    numbered = pa.table({ITEM: keys, "_place": pa.array(range(len(keys)), pa.int32())})
+    known = F.broadcast(spark.createDataFrame(numbered))
+    placed = pairs.select(USER, ITEM).join(known, ITEM)
+    return placed.groupBy(USER).agg(F.sort_array(F.collect_set("_place")).alias(_PLACES))
+
+
+def _pairs(places: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    lengths = places.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    item = places.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.repeat(np.arange(len(places)), lengths), item
+
+
+def _to_rows(
+    user_keys: pa.Array,
+    items: Items,
+    users: Mapping[str, NDArray[Any]],
+    ranking: Ranking,
+    explained: int,
+) -> pa.RecordBatch:
+    why = explain_ranking(items.side, users, ranking, explained)
+    rows, pairs = why.attention.shape
+    reasons = pa.StructArray.from_arrays(
+        [
+            pa.array(column.ravel())
+            for column in (
+                why.field_a.astype(object),
+                why.field_b.astype(object),
+                why.attention,
+                why.contribution,
+            )
+        ],
+        names=["field_a", "field_b", "attention", "contribution"],
+    )
+    offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * pairs)
+    # 1 / (1 + e^-z) without overflow.
+    probability = np.exp(-np.logaddexp(0.0, -ranking.logit.astype(np.float64)))
+    columns = {
+        USER: user_keys.take(pa.array(ranking.user)),
+        ITEM: items.keys.take(pa.array(ranking.item)),
+        "rank": pa.array(ranking.rank.astype(np.int32)),
+        "probability": pa.array(probability.astype(np.float32)),
+        "logit": pa.array(ranking.logit),
+        "explanation": pa.ListArray.from_arrays(offsets, reasons),
+    }
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+
+
+def _spark_type(keys: pa.Array) -> str:
+    return "bigint" if pa.types.is_integer(keys.type) else "string"

@@ -1,0 +1,45 @@
+"""Trains the model on the prepared tables.
+
+    python jobs/train.py conf/movielens.yaml                      # one process
+    horovodrun -np 2 python jobs/train.py conf/movielens.yaml     # two on this machine
+    python jobs/train.py conf/movielens.yaml model.name=fm        # the rival, for comparison
+
+It needs the tables of jobs/prepare.py, and leaves <models>/<model>/<run>/, to which `latest`
+points. A run that was interrupted goes on after its last epoch; a finished one is left as it is.
+"""
+
+import os
+import sys
+
+import torch
+
+from afm.artifact import run_folder
+from afm.progress import Progress
+from afm.ranks import RankLost, Ranks
+from afm.train import train
+from conf.schema import Config
+from jobs.door import run
+
+
+def main(config: Config) -> None:
+    """Trains, and prints what came out."""
+    ranks = Ranks()
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
+    cuda = torch.cuda.is_available()
+    device = torch.device("cuda", ranks.local_rank) if cuda else torch.device("cpu")
+    try:
+        manifest = train(config, ranks, Progress(sys.stderr), device)
+    except RankLost:
+        sys.exit(1)  # the other rank says why
+    if ranks.leads:
+        metrics = manifest.validation
+        print(
+            f"{config.model.name} run {manifest.run}: best epoch {manifest.best_epoch} of "
+            f"{manifest.epochs}, validation AUC {metrics.auc:.4f}, accuracy "
+            f"{metrics.accuracy:.4f}, F1 {metrics.f1:.4f}, log loss {metrics.log_loss:.4f}\n"
+            f"model: {run_folder(config, manifest.identity)}"
+        )
+
+
+if __name__ == "__main__":
+    run(main, __doc__)

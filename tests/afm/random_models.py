@@ -1,0 +1,242 @@
+"""Random models and rows, and what the papers' equations make of them, a pair at a time in float64.
+
+Nothing of the code under test is used here but the declarations of fields.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+
+from afm.slots import Layout
+from features.cross_table import CrossTable
+from features.spec import Input
+
+MANY = 1200  # embeddings of a field that is not worth sharing
+SIDES = ("user", "item", "context")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, users, items and a context to score."""
+
+    layout: Layout
+    weights: dict[str, np.ndarray]
+    scale: str
+    users: dict[str, np.ndarray]
+    items: dict[str, np.ndarray]
+    context: dict[str, Any]
+    vocabularies: dict[str, dict[tuple[int, int], int]]
+
+    @property
+    def n_users(self) -> int:
+        return len(self.users["user_key"])
+
+    @property
+    def n_items(self) -> int:
+        return len(self.items["item_key"])
+
+    @property
+    def crosses(self) -> dict[str, CrossTable]:
+        tables = {}
+        for name, vocabulary in self.vocabularies.items():
+            parents = self.field(name).parents
+            size = self.field(parents[1]).cardinality
+            entries = sorted((a * size + b, index) for (a, b), index in vocabulary.items())
+            codes, indices = np.array(entries, np.int64).reshape(-1, 2).T
+            tables[name] = CrossTable(codes, indices.astype(np.int32), size)
+        return tables
+
+    def field(self, name: str) -> Input:
+        return next(field for field in self.layout.inputs if field.name == name)
+
+    def row(self, user: int, item: int) -> dict[str, Any]:
+        """The encoded value of each field for a user with an item, crosses by dictionary."""
+        found = {name: column[user] for name, column in self.users.items()}
+        found |= {name: column[item] for name, column in self.items.items()}
+        found |= self.context
+        for name, vocabulary in self.vocabularies.items():
+            a, b = (int(found[parent]) for parent in self.field(name).parents)
+            found[name] = 0 if 0 in (a, b) else vocabulary.get((a, b), 1)
+        return found
+
+    def rows(self, users: np.ndarray, items: np.ndarray) -> dict[str, np.ndarray]:
+        """Encoded columns of some users with some items."""
+        rows = [self.row(u, i) for u, i in zip(users, items, strict=True)]
+        return {f.name: np.array([row[f.name] for row in rows]) for f in self.layout.inputs}
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the equations make of one row."""
+
+    logit: float
+    attention: list[float]
+    contributions: list[float]
+    rest: float
+    """Bias and linear terms."""
+    tolerance: float
+    """How far rounding in float32 may put the score off: a millionth of what is added up in it, and
+    what follows from attention. An attention logit may be off by d, a few times 2⁻²⁴ of what is
+    added up in it; then the odds of a pair change by at most exp(2d), and its attention by at most
+    min(a, 1 - a)·(exp(2d) - 1)."""
+
+
+def reference(case: Case, row: Mapping[str, Any]) -> Expected:
+    """Source: Xiao et al., IJCAI 2017, eq. 5 and 9; Rendle, ICDM 2010, eq. 1."""
+    w = {name: array.astype(np.float64) for name, array in case.weights.items()}
+    rest, v = w["bias"].item(), []
+    for field, offset in zip(case.layout.inputs, case.layout.offsets, strict=True):
+        if field.encode == "value":
+            slots = [(offset, float(row[field.name]))]
+        elif field.encode == "index":
+            slots = [(offset + int(row[field.name]), 1.0)]
+        else:
+            present = [int(index) for index in row[field.name] if index != 0] or [0]
+            slots = [(offset + index, 1 / len(present)) for index in present]
+        rest += sum(x * w["linear"][r] for r, x in slots)
+        v.append(sum(x * w["embedding"][r] for r, x in slots))
+    logits, terms, term_sizes, largest = [], [], [], 0.0
+    for number, (i, j) in enumerate(itertools.combinations(range(len(v)), 2)):
+        e = v[i] * v[j]
+        if "p" not in w:
+            logits.append(0.0)
+            terms.append(sum(e))
+            term_sizes.append(sum(abs(e)))
+            continue
+        logit = w["attention.pair_bias"][number]
+        added = abs(logit)
+        for unit in range(len(w["attention.h"])):
+            h, b = w["attention.h"][unit], w["attention.b"][unit]
+            logit += h * max(w["attention.W"][unit] @ e + b, 0.0)
+            added += abs(h) * (abs(w["attention.W"][unit]) @ abs(e) + abs(b))
+        logits.append(logit)
+        terms.append(w["p"] @ e)
+        term_sizes.append(abs(w["p"]) @ abs(e))
+        largest = max(largest, added)
+    exponentials = [math.exp(logit - max(logits)) for logit in logits]
+    attention = [x / sum(exponentials) for x in exponentials]
+    c = 1 if "p" in w and case.scale == "none" else len(logits)
+    contributions = [c * a * term for a, term in zip(attention, terms, strict=True)]
+    odds = math.expm1(min(2 * 8 * 2.0**-24 * largest, 100.0))
+    wavering = sum(min(a, 1 - a) * c * abs(term) for a, term in zip(attention, terms, strict=True))
+    added = c * sum(a * size for a, size in zip(attention, term_sizes, strict=True))
+    return Expected(
+        logit=rest + sum(contributions),
+        attention=attention,
+        contributions=contributions,
+        rest=rest,
+        tolerance=1e-6 * (1 + abs(rest) + added) + odds * wavering,
+    )
+
+
+def reference_of_all(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of all users with all items, and their tolerances, both (U, I)."""
+    table = np.empty((2, case.n_users, case.n_items))
+    for u, i in np.ndindex(case.n_users, case.n_items):
+        expected = reference(case, case.row(u, i))
+        table[:, u, i] = expected.logit, expected.tolerance
+    return table[0], table[1]
+
+
+def scaled(case: Case, factor: float) -> Case:
+    """The same with all weights multiplied."""
+    weights = {name: array * np.float32(factor) for name, array in case.weights.items()}
+    return Case(**{**vars(case), "weights": weights})
+
+
+@st.composite
+def cases(
+    draw: st.DrawFn, models: tuple[str, ...] = ("afm", "fm"), max_users: int = 6, max_items: int = 9
+) -> Case:
+    """Any mix of fields of all sides and encodings, with crosses of any of them."""
+    random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count = draw(st.integers(2, 7))
+    inputs = [_draw_field(draw, f"field{n}") for n in range(count)]
+    indexed = [field for field in inputs if field.encode == "index"]
+    for n in range(draw(st.integers(0, 8 - count)) if len(indexed) > 1 else 0):
+        a, b = draw(st.permutations(indexed))[:2]
+        side = a.side if a.side == b.side else "cross"
+        parents, cardinality = (a.name, b.name), draw(st.integers(3, 6))
+        inputs.append(
+            Input(
+                name=f"cross{n}",
+                side=side,
+                encode="index",
+                cardinality=cardinality,
+                parents=parents,
+            )
+        )
+    layout = Layout.of(draw(st.permutations(inputs)))
+    sizes = {"user": draw(st.integers(0, max_users)), "item": draw(st.integers(0, max_items))}
+    columns = {
+        side: {f"{side}_key": np.arange(size)}
+        | {f.name: _random_column(random, f, size) for f in inputs if f.side == side}
+        for side, size in sizes.items()
+    }
+    context = {f.name: _random_column(random, f, 1)[0] for f in inputs if f.side == "context"}
+    vocabularies = {
+        f.name: _random_vocabulary(random, layout, f) for f in inputs if f.side == "cross"
+    }
+    return Case(
+        layout=layout,
+        weights=random_weights(
+            random,
+            layout,
+            model=draw(st.sampled_from(models)),
+            size=draw(st.integers(1, 5)),
+            units=draw(st.integers(1, 4)),
+        ),
+        scale=draw(st.sampled_from(["pairs", "none"])),
+        users=columns["user"],
+        items=columns["item"],
+        context=context,
+        vocabularies=vocabularies,
+    )
+
+
+def random_weights(
+    random: np.random.Generator, layout: Layout, *, model: str, size: int, units: int
+) -> dict[str, np.ndarray]:
+    """Weights like those of a trained model."""
+    fields = len(layout.inputs)
+    shapes = {"bias": ((), 1.0), "linear": ((layout.rows,), 0.3)}
+    shapes["embedding"] = ((layout.rows, size), 0.5)
+    if model == "afm":
+        shapes["attention.W"] = ((units, size), 1.0)
+        shapes["attention.b"] = ((units,), 0.3)
+        shapes["attention.h"] = ((units,), 1.0)
+        shapes["attention.pair_bias"] = ((fields * (fields - 1) // 2,), 0.3)
+        shapes["p"] = ((size,), 1.0)
+    return {
+        name: np.asarray(random.normal(0, std, shape), np.float32)
+        for name, (shape, std) in shapes.items()
+    }
+
+
+def _draw_field(draw: st.DrawFn, name: str) -> Input:
+    side = draw(st.sampled_from(SIDES))
+    encode = draw(st.sampled_from(["index", "index", "index", "value", "multi"]))
+    cardinality = 1 if encode == "value" else draw(st.sampled_from([3, 4, 6, MANY]))
+    width = draw(st.integers(1, 3)) if encode == "multi" else 1
+    return Input(name=name, side=side, encode=encode, cardinality=cardinality, width=width)
+
+
+def _random_column(random: np.random.Generator, field: Input, rows: int) -> np.ndarray:
+    if field.encode == "value":
+        return random.normal(size=rows).astype(np.float32)
+    shape = (rows, field.width) if field.encode == "multi" else (rows,)
+    return random.integers(0, field.cardinality, shape).astype(np.int32)
+
+
+def _random_vocabulary(
+    random: np.random.Generator, layout: Layout, cross: Input
+) -> dict[tuple[int, int], int]:
+    cardinality = {field.name: field.cardinality for field in layout.inputs}
+    a, b = (random.integers(1, cardinality[name], 200) for name in cross.parents)
+    known = list(dict.fromkeys(zip(a.tolist(), b.tolist(), strict=True)))[: 2 * cross.cardinality]
+    return {pair: int(random.integers(2, cross.cardinality)) for pair in known}
