@@ -12,8 +12,6 @@ from afm.forward import (
     Columns,
     Floats,
     Parameters,
-    Scale,
-    Weights,
     field_vectors,
     pair_terms,
     row_blocks,
@@ -21,7 +19,6 @@ from afm.forward import (
 )
 from afm.item_side import ItemSide
 from afm.scoring import Ranking, pair_vectors, read_users
-from afm.slots import Layout
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,31 +35,26 @@ class Explanation:
     """What the pair adds to the logit, c·a_ij·pᵀ(v_i∘v_j) (B, n)."""
 
 
-def explain(
-    weights: Weights, layout: Layout, columns: Columns, scale: Scale, n: int
-) -> Explanation:
+def explain(parameters: Parameters, columns: Columns, n: int) -> Explanation:
     """The pairs with the largest attention in each row, and what they add to its logit.
 
     FM pays the same attention to all pairs: there, the pairs that add or take most. Equal ones
     come in the order of the fields.
 
     Args:
-        weights: The model's weights, as :meth:`Parameters.of` takes them.
-        layout: The fields' layout.
+        parameters: The model.
         columns: An encoded column per field (B, …), crosses included.
-        scale: ``model.scale`` of the configuration.
         n: Pairs per row; all P if there are fewer.
 
     Returns:
         The explanation.
 
     Raises:
-        ValueError: Weights or columns do not fit the layout.
+        ValueError: A column is missing, or an index lies outside its vocabulary.
 
     Source: Xiao et al., IJCAI 2017, eq. 5 and 9, and section 4.5 on reading the attention.
     """
-    parameters = Parameters.of(weights, layout, scale)
-    v, _ = field_vectors(parameters, range(len(layout.inputs)), columns)
+    v, _ = field_vectors(parameters, range(len(parameters.layout.inputs)), columns)
     return _explain(parameters, v, n)
 
 
@@ -72,7 +64,7 @@ def explain_ranking(item_side: ItemSide, users: Columns, ranking: Ranking, n: in
     Args:
         item_side: What ``prepare_items`` made.
         users: The columns that were ranked for (U, …).
-        ranking: What ``recommend`` returned for both (B rows).
+        ranking: What ``recommend`` or ``recommend_among`` returned for both (B rows).
         n: Pairs per row; all P if there are fewer.
 
     Returns:
@@ -81,7 +73,7 @@ def explain_ranking(item_side: ItemSide, users: Columns, ranking: Ranking, n: in
     Raises:
         ValueError: Columns do not fit the layout.
     """
-    v = pair_vectors(item_side, read_users(item_side, users), ranking.user, ranking.item)
+    v, _ = pair_vectors(item_side, read_users(item_side, users), ranking.user, ranking.item)
     return _explain(item_side.parameters, v, n)
 
 

@@ -117,7 +117,7 @@ class Parameters:
         )
 
     def double(self) -> "Parameters":
-        """The same with an attention network in float64, so that pairs are computed in it."""
+        """The same, with the attention network in float64."""
         if self.attention is None:
             return self
         attention = {k: v.astype(np.float64) for k, v in vars(self.attention).items()}
@@ -244,26 +244,21 @@ def interactions(parameters: Parameters, v: Floats) -> Floats:
     return pooled
 
 
-def forward(
-    weights: Weights, layout: Layout, columns: Columns, scale: Scale
-) -> NDArray[np.float32]:
+def forward(parameters: Parameters, columns: Columns) -> NDArray[np.float32]:
     """The model's logit of each row.
 
     Args:
-        weights: The model's weights, as :meth:`Parameters.of` takes them.
-        layout: The fields' layout.
+        parameters: The model.
         columns: An encoded column per field (B, …), crosses included.
-        scale: ``model.scale`` of the configuration.
 
     Returns:
         Logits (B,).
 
     Raises:
-        ValueError: Weights or columns do not fit the layout.
+        ValueError: A column is missing, or an index lies outside its vocabulary.
 
     Source: Xiao et al., IJCAI 2017, eq. 9; Rendle, ICDM 2010, eq. 1.
     """
-    parameters = Parameters.of(weights, layout, scale)
-    v, linear = field_vectors(parameters, range(len(layout.inputs)), columns)
+    v, linear = field_vectors(parameters, range(len(parameters.layout.inputs)), columns)
     logits: Floats = parameters.bias + linear.sum(axis=1) + interactions(parameters, v)
     return logits.astype(np.float32)

@@ -229,7 +229,7 @@ def one_sided_sums(
     """
     sums = np.zeros((1 if parameters.attention is None else 2, side.rows), np.float32)
     for block in row_blocks(parameters, side.rows):
-        v = side.stacked(np.arange(side.rows)[block], parameters)  # (b, F, K)
+        v = side.take(np.arange(side.rows)[block]).stacked(parameters)  # (b, F, K)
         logits, terms = pair_terms(parameters, v, np.array(pairs, np.intp))  # (b, pairs)
         if parameters.attention is None:
             sums[0, block] = terms.sum(axis=1)
@@ -248,7 +248,7 @@ def _typical_logit(parameters: Parameters, plan: Plan, items: Side) -> float:
     """
     generator = np.random.default_rng(0)
     layout = parameters.layout
-    v = items.stacked(generator.integers(items.rows, size=_SAMPLE), parameters)
+    v = items.take(generator.integers(items.rows, size=_SAMPLE)).stacked(parameters)
     for f, field in enumerate(layout.inputs):
         if plan.sides[f] != "item":
             rows = layout.offsets[f] + generator.integers(field.cardinality, size=_SAMPLE)

@@ -42,6 +42,8 @@ class Ranks:
     def leader_first(self) -> Iterator[None]:
         """Runs a block on the leader, and on the others once it has gone well there.
 
+        So what is wrong for all ranks is said once.
+
         Raises:
             RankLost: On the others, if it has not.
         """

@@ -18,26 +18,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from afm.forward import Columns, Floats, interactions
+from afm.forward import Columns, Floats, interactions, row_blocks
 from afm.item_side import (
     Chunk,
     ItemSide,
     complete_columns,
     count_rows,
     one_sided_sums,
-    prepare_items,
 )
 from afm.pair_sums import ROWS, PairSums, Sums
 from afm.plan import Group
 from afm.sides import Side, read_side
 from afm.top_k import TopK
 
-__all__ = ["Ranking", "prepare_items", "recommend"]
-
 _GROUP = 1024  # users whose shared sums are in memory at once
 _SMALLEST, _LARGEST = 1e-18, 1e18  # D beyond which exp has lost digits or may have left float32
 
-Excluded = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
+Pairs = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +52,7 @@ class Ranking:
 
 
 def recommend(
-    item_side: ItemSide, users: Columns, k: int, excluded: Excluded | None = None
+    item_side: ItemSide, users: Columns, k: int, excluded: Pairs | None = None
 ) -> Ranking:
     """The K items with the largest logits for each user of a block, of all items.
 
@@ -76,8 +73,7 @@ def recommend(
         ValueError: Columns do not fit the layout, ``k`` is not positive, or a position is
             outside its side.
     """
-    if k < 1:
-        raise ValueError(f"k is {k}; at least one item must be asked for")
+    _check_k(k)
     side = read_users(item_side, users)
     order = _by_profile(item_side, side)
     seen = _Excluded(excluded, order, item_side.items)
@@ -97,6 +93,41 @@ def recommend(
         rank=place.astype(np.int32) + 1,
         logit=logits[user, place],
     )
+
+
+def recommend_among(item_side: ItemSide, users: Columns, k: int, candidates: Pairs) -> Ranking:
+    """The K items with the largest logits for each user of a block, of that user's candidates.
+
+    Equal logits rank by item position.
+
+    Args:
+        item_side: What :func:`prepare_items` made.
+        users: An encoded column per field of the users (U, …), as :func:`recommend` takes them.
+        k: K.
+        candidates: User positions and item positions (two arrays of one length, in any order) of
+            the pairs to score, each pair once.
+
+    Returns:
+        K rows for each user, or as many as there are candidates.
+
+    Raises:
+        ValueError: Columns do not fit the layout, ``k`` is not positive, or a position is
+            outside its side.
+    """
+    _check_k(k)
+    side, parameters = read_users(item_side, users), item_side.parameters.double()
+    _check_positions("candidate", candidates, side.rows, item_side.items)
+    user, item = (np.asarray(positions, np.int64) for positions in candidates)
+    logits = np.empty(len(user), np.float32)
+    for block in row_blocks(parameters, len(user)):
+        v, linear = pair_vectors(item_side, side, user[block], item[block])
+        # In float64, so that the float32 result does not depend on where a block begins.
+        logits[block] = linear + interactions(parameters, v.astype(np.float64))
+    order = np.lexsort((item, -logits, user))
+    user, item, logits = user[order], item[order], logits[order]
+    rank = np.arange(len(user)) - np.searchsorted(user, user) + 1
+    kept = rank <= k
+    return Ranking(user[kept], item[kept], rank[kept].astype(np.int32), logits[kept])
 
 
 def read_users(item_side: ItemSide, users: Columns) -> Side:
@@ -120,8 +151,8 @@ def read_users(item_side: ItemSide, users: Columns) -> Side:
 
 def pair_vectors(
     item_side: ItemSide, users: Side, user: NDArray[np.intp], item: NDArray[np.intp]
-) -> Floats:
-    """Field vectors of some users with some items.
+) -> tuple[Floats, Floats]:
+    """Field vectors of some users with some items, and the rest of their logits.
 
     Args:
         item_side: What :func:`prepare_items` made.
@@ -130,22 +161,24 @@ def pair_vectors(
         item: Positions of items (B,).
 
     Returns:
-        Field vectors (B, F, K).
+        Field vectors (B, F, K), and linear terms with bias (B,).
     """
     parameters, plan = item_side.parameters, item_side.plan
     starts = np.array([chunk.start for chunk in item_side.chunks])
     number = np.searchsorted(starts, item, side="right") - 1
-    v = users.stacked(user, parameters)  # (B, F, K)
+    ours = users.take(user)
+    v = ours.stacked(parameters)  # (B, F, K)
+    linear = ours.linear()  # (B,)
     for n, chunk in enumerate(item_side.chunks):
         rows = np.flatnonzero(number == n)
-        local = item[rows] - chunk.start
-        v[rows] += chunk.items.stacked(local, parameters)
+        theirs = chunk.items.take(item[rows] - chunk.start)
+        v[rows] += theirs.stacked(parameters)
+        linear[rows] += chunk.linear[item[rows] - chunk.start]
         for cross, (a, b) in plan.parents.items():
-            at = item_side.cross_rows(
-                cross, users.encoded(a)[user[rows]], chunk.items.encoded(b)[local]
-            )
+            at = item_side.cross_rows(cross, ours.encoded(a)[rows], theirs.encoded(b))
             v[rows, cross] = parameters.embedding[at]
-    return v
+            linear[rows] += parameters.linear[at]
+    return v, linear
 
 
 def _by_profile(item_side: ItemSide, users: Side) -> NDArray[np.intp]:
@@ -219,7 +252,7 @@ def _interaction(
     in_range = (total[1] >= _SMALLEST) & (total[1] <= _LARGEST)
     if not in_range.all():
         user, item = np.nonzero(~in_range)
-        v = pair_vectors(item_side, users, user, chunk.start + columns.start + item)
+        v, _ = pair_vectors(item_side, users, user, chunk.start + columns.start + item)
         result[user, item] = interactions(parameters.double(), v.astype(np.float64))
     if len(total) > item_side.pair_planes:
         result += total[-1]
@@ -233,14 +266,9 @@ def _padded(rows: NDArray[np.intp]) -> NDArray[np.intp]:
 class _Excluded:
     """Pairs that must not be recommended, by places in the order of users."""
 
-    def __init__(self, excluded: Excluded | None, order: NDArray[np.intp], items: int) -> None:
+    def __init__(self, excluded: Pairs | None, order: NDArray[np.intp], items: int) -> None:
         user, item = excluded or (np.empty(0, np.intp), np.empty(0, np.intp))
-        for name, positions, count in (("user", user, len(order)), ("item", item, items)):
-            if len(positions) and not 0 <= positions.min() <= positions.max() < count:
-                raise ValueError(
-                    f"excluded {name} positions reach from {positions.min()} to "
-                    f"{positions.max()}; there are {count} {name}s"
-                )
+        _check_positions("excluded", (user, item), len(order), items)
         place = np.empty(len(order), np.intp)
         place[order] = np.arange(len(order))
         sorting = np.argsort(place[user])
@@ -252,3 +280,17 @@ class _Excluded:
         place, item = self._place[first:last] - places.start, self._item[first:last] - chunk.start
         here = (item >= 0) & (item < chunk.items.rows)
         logits[place[here], item[here]] = -np.inf
+
+
+def _check_k(k: int) -> None:
+    if k < 1:
+        raise ValueError(f"k is {k}; at least one item must be asked for")
+
+
+def _check_positions(kind: str, pairs: Pairs, users: int, items: int) -> None:
+    for name, positions, count in zip(("user", "item"), pairs, (users, items), strict=True):
+        if len(positions) and not 0 <= positions.min() <= positions.max() < count:
+            raise ValueError(
+                f"{kind} {name} positions reach from {positions.min()} to {positions.max()}; "
+                f"there are {count} {name}s"
+            )

@@ -86,20 +86,12 @@ class Side:
         values = self.values[field]
         return values.vectors[values.of_row]
 
-    def stacked(self, rows: NDArray[np.intp], parameters: Parameters) -> Floats:
-        """Vectors of all fields of the model; zeros for those of the other side.
-
-        Args:
-            rows: Positions of B rows.
-            parameters: The model.
-
-        Returns:
-            Field vectors (B, F, K).
-        """
+    def stacked(self, parameters: Parameters) -> Floats:
+        """Vectors of all fields of the model (n, F, K); zeros for those of the other side."""
         fields, size = len(parameters.layout.inputs), parameters.embedding.shape[1]
-        v = np.zeros((len(rows), fields, size), np.float32)
-        for f, values in self.values.items():
-            v[:, f] = values.vectors[values.of_row[rows]]
+        v = np.zeros((self.rows, fields, size), np.float32)
+        for f in self.values:
+            v[:, f] = self.vectors(f)
         return v
 
     def encoded(self, field: int) -> NDArray[np.generic]:

@@ -106,7 +106,9 @@ def to_slots(
                 f"of {field.cardinality}"
             )
         rows.append(index + offset)
-        x.append(_mean_weights(index) if field.encode == "multi" else np.ones(index.shape, np.float32))
+        x.append(
+            _mean_weights(index) if field.encode == "multi" else np.ones(index.shape, np.float32)
+        )
     return np.concatenate(rows, axis=1), np.concatenate(x, axis=1)
 
 

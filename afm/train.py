@@ -247,7 +247,8 @@ def measure(model: AFM | FM, part: Part, ranks: Ranks, device: torch.device) -> 
     # float64 holds a float32 exactly, so one table carries scores and counts.
     mine = np.stack([state.logits.astype(np.float64), state.positives, state.negatives], axis=1)
     everyones = ranks.gather(torch.from_numpy(mine)).numpy()  # (Σ D, 3)
-    return compute(state_from_counts(*everyones.T))
+    with ranks.leader_first():
+        return compute(state_from_counts(*everyones.T))
 
 
 def _train_epoch(
@@ -283,11 +284,12 @@ def _train_epoch(
             mean = total.item() / max(mine_done, 1)
             progress.within(number, settings.epochs, rows_done, plan.train.rows, mean)
     mean = ranks.sum(total.cpu()).item() / plan.train.rows
-    if not np.isfinite(mean):
-        raise TrainError(
-            f"training diverged: the mean loss of epoch {number} is {mean}. "
-            f"Lower train.learning_rate, which is {settings.learning_rate:g}"
-        )
+    with ranks.leader_first():
+        if not np.isfinite(mean):
+            raise TrainError(
+                f"training diverged: the mean loss of epoch {number} is {mean}. "
+                f"Lower train.learning_rate, which is {settings.learning_rate:g}"
+            )
     return mean
 
 

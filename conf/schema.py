@@ -45,7 +45,9 @@ class Table(Section):
     options: dict[str, Scalar] = Field(
         default_factory=dict, description="Options of Spark's reader, such as `sep` or `header`."
     )
-    version: int | None = Field(None, ge=0, description="Version of a Delta table; newest if left out.")
+    version: int | None = Field(
+        None, ge=0, description="Version of a Delta table; the newest if left out."
+    )
 
     @model_validator(mode="after")
     def _fits_format(self) -> Self:
@@ -242,8 +244,10 @@ class TrainConfig(Section):
     )
     epochs: int = Field(20, ge=1, description="Most passes over the training rows.")
     batch_size: int = Field(
-        1024, ge=1, description="Rows per step over all ranks together, so that the number of "
-        "ranks does not change the model."
+        1024,
+        ge=1,
+        description="Rows per step over all ranks together, so that the number of "
+        "ranks does not change the model.",
     )
     learning_rate: float = Field(5e-3, gt=0, description="Adam's step size.")
     l2: L2 = Field(default_factory=L2, description="The L2 penalties.")
@@ -312,7 +316,8 @@ class Config(Section):
         names = [f.name for f in self.fields] + [c.name for c in self.crosses]
         counts = Counter(n.lower() for n in names)
         problems = [f"the name {n!r} is used twice" for n, c in counts.items() if c > 1]
-        problems += [f"the name {n!r} is ours; take another" for n in names if n.lower() in RESERVED]
+        taken = [n for n in names if n.lower() in RESERVED]
+        problems += [f"the name {n!r} is ours; take another" for n in taken]
         if sum(f.encode != "none" for f in self.fields) < 2:
             problems.append("a model needs two fields that are not encode: none")
         return problems

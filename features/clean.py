@@ -151,16 +151,16 @@ def _checked(
     return check(name, raw, readable, checks)
 
 
-def _readable(
-    field: FieldConfig, raw: Column, dtype: T.DataType
-) -> tuple[Column, Column | None]:
+def _readable(field: FieldConfig, raw: Column, dtype: T.DataType) -> tuple[Column, Column | None]:
     """A field's readable column and, for numbers, where the raw value is not one."""
     null = F.lit(None)
     if field.encode == "none":
         return raw, None
     if field.encode == "multi":
-        values = raw if isinstance(dtype, T.ArrayType) else F.split(
-            raw.cast("string"), re.escape(field.separator)
+        values = (
+            raw
+            if isinstance(dtype, T.ArrayType)
+            else F.split(raw.cast("string"), re.escape(field.separator))
         )
         texts = F.transform(values.cast("array<string>"), lambda text: F.trim(text))
         declared = [str(m) for m in field.missing]

@@ -71,7 +71,8 @@ def to_index(column: pa.Array, vocabulary: pa.Array) -> NDArray[np.int32]:
     if not len(vocabulary):
         return np.where(_nulls(column), MISSING, UNSEEN).astype(np.int32)
     found = pc.add(pc.index_in(column, value_set=vocabulary), FIRST)
-    index = pc.fill_null(found, UNSEEN).to_numpy(zero_copy_only=False).astype(np.int32)
+    known = pc.fill_null(found, UNSEEN).to_numpy(zero_copy_only=False)
+    index: NDArray[np.int32] = known.astype(np.int32)
     index[_nulls(column)] = MISSING
     return index
 

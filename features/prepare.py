@@ -73,7 +73,7 @@ def prepare(
 
     train = interactions.where(F.col(SPLIT) == SPLITS[0])
     spec, vocabulary = fit(config, train, split)
-    report(f"learned {len(vocabulary):,} values of {len(spec.inputs)} fields from the training rows")
+    report(f"learned {len(vocabulary):,} values of {len(spec.inputs)} fields from training rows")
 
     metadata["spec"] = spec.hash
     encoder = Encoder.of(spec, vocabulary)

@@ -42,9 +42,13 @@ class Moments:
         mean = self.mean + share * (fill - self.mean)
         # Variance within the two groups, and between them.
         variance = (1 - share) * self.variance + share * (1 - share) * (fill - self.mean) ** 2
-        low, high = (self.minimum, self.maximum) if not self.missing else (
-            min(self.minimum, fill),
-            max(self.maximum, fill),
+        low, high = (
+            (self.minimum, self.maximum)
+            if not self.missing
+            else (
+                min(self.minimum, fill),
+                max(self.maximum, fill),
+            )
         )
         return Moments(rows, 0, mean, variance, low, high)
 
@@ -100,7 +104,7 @@ def scale(column: pa.Array, scaling: Scaling) -> NDArray[np.float32]:
     Returns:
         Scaled numbers (B,).
     """
-    x = column.to_numpy(zero_copy_only=False).astype(np.float64)
+    x: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
     if scaling.log_minimum is not None:
         x = np.log1p(np.maximum(x - scaling.log_minimum, 0.0))
     return ((x - scaling.offset) * scaling.factor).astype(np.float32)

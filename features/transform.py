@@ -1,6 +1,6 @@
 """Applies a FeatureSpec: readable rows to encoded rows, a batch of Arrow columns at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,7 +95,7 @@ def encode_frame(
     readable = [i.name for i in inputs if i.parents is None]
     shared = frame.sparkSession.sparkContext.broadcast(encoder)
 
-    def encode(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def encode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             kept = {name: batch.column(name) for name in keep}
             columns = kept | shared.value.encode(batch, inputs)

@@ -6,8 +6,8 @@ Every model that has finished training on the present tables is measured. Writes
 `metrics`: one row per model with accuracy, AUC, F1 and log loss.
 """
 
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import get_args
 
@@ -38,17 +38,17 @@ def main(config: Config) -> None:
     features = tables.read(spark, root, "features", prepared.versions["features"])
     test = features.where(F.col(SPLIT) == "test")
     states = {name: score_counts(test, artifact) for name, artifact in artifacts.items()}
-    rate = features.where(F.col(SPLIT) == "train").agg(F.mean(LABEL)).head()[0]
+    (train,) = features.where(F.col(SPLIT) == "train").agg(F.mean(LABEL).alias("rate")).collect()
     measured = {name: compute(state) for name, state in states.items()}
-    measured[CONSTANT] = compute(constant_state(states[config.model.name], rate))
+    measured[CONSTANT] = compute(constant_state(states[config.model.name], train["rate"]))
 
     runs = {name: artifact.manifest.run for name, artifact in artifacts.items()}
     rows = [
         {"model": name, "run": runs.get(name), "split": "test", **asdict(metrics)}
         for name, metrics in measured.items()
     ]
-    schema = "model STRING, run STRING, split STRING, accuracy DOUBLE, auc DOUBLE, f1 DOUBLE, "
-    frame = spark.createDataFrame(rows, schema + "log_loss DOUBLE, rows DOUBLE, positive_rate DOUBLE")
+    numbers = ", ".join(f"{field.name} DOUBLE" for field in fields(Metrics))
+    frame = spark.createDataFrame(rows, f"model STRING, run STRING, split STRING, {numbers}")
     metadata = {
         "job": "evaluate",
         "config": digest(config.model_dump_json()),
@@ -66,8 +66,9 @@ def models_to_measure(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
     Raises:
         ArtifactError: The configured model is not there or was trained on other features.
     """
-    artifacts = {config.model.name: load(config.models_root, config.model.name, config.train.run)}
-    artifacts[config.model.name].require(spec)
+    configured = load(config.models_root, config.model.name, config.train.run)
+    configured.require(spec)
+    artifacts: dict[str, Artifact] = {config.model.name: configured}
     for name in get_args(ModelConfig.model_fields["name"].annotation):
         if name not in artifacts and (Path(config.models_root) / name / "latest").exists():
             rival = load(config.models_root, name)
@@ -85,7 +86,7 @@ def score_counts(features: DataFrame, artifact: Artifact) -> State:
         Parameters.of(artifact.weights, artifact.layout, artifact.manifest.config.model.scale)
     )
 
-    def score(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             logits = forward(shared.value, from_arrow(inputs, batch))
             columns = [pa.array(logits.astype(np.float32)), batch.column(LABEL)]

@@ -42,7 +42,8 @@ def main(config: Config) -> None:
     }
     version = tables.write(score(spark, config, prepared, model, items), root, "scores", metadata)
     scores = tables.read(spark, root, "scores", version)
-    totals = scores.agg(F.count(USER).alias("rows"), F.count_distinct(USER).alias("users")).head()
+    counts = F.count(USER).alias("rows"), F.count_distinct(USER).alias("users")
+    (totals,) = scores.agg(*counts).collect()
     print(
         f"score: {totals['rows']:,} recommendations for {totals['users']:,} users out of "
         f"{len(items.keys):,} items in {time.monotonic() - started:.0f} s, "

@@ -1,6 +1,6 @@
 """Scoring as Spark tasks: the item side goes to every task once, users come in blocks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +163,7 @@ def score(
     shared = spark.sparkContext.broadcast(items)
     top_k, explained = config.score.top_k, config.score.explain
 
-    def rank(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def rank(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         side: ItemSide = shared.value.side
         for batch in batches:
             columns = from_arrow(inputs, batch)

@@ -1,6 +1,6 @@
 """Random models and rows, and what the papers' equations make of them, a pair at a time in float64.
 
-Nothing of the code under test is used here but the declarations of fields.
+The equations use nothing of the code under test but the declarations of fields.
 """
 
 import itertools
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
+from afm.forward import Parameters
 from afm.slots import Layout
 from features.cross_table import CrossTable
 from features.spec import Input
@@ -39,6 +40,10 @@ class Case:
     @property
     def n_items(self) -> int:
         return len(self.items["item_key"])
+
+    @property
+    def parameters(self) -> Parameters:
+        return Parameters.of(self.weights, self.layout, self.scale)
 
     @property
     def crosses(self) -> dict[str, CrossTable]:

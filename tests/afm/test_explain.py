@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from random_models import Case, cases, reference
 
 from afm.explain import explain, explain_ranking
-from afm.forward import forward
+from afm.forward import Parameters, forward
 from afm.item_side import prepare_items
 from afm.scoring import recommend
 from afm.slots import Layout
@@ -22,7 +22,7 @@ def every_pair(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 def explain_all(case: Case, n: int):
     columns = case.rows(*every_pair(case))
-    return explain(case.weights, case.layout, columns, case.scale, n)
+    return explain(case.parameters, columns, n)
 
 
 @quick
@@ -31,7 +31,7 @@ def test_contributions_and_linear_terms_sum_to_the_logit(case: Case) -> None:
     user, item = every_pair(case)
     assume(len(user))
     explanation = explain_all(case, 1000)
-    logits = forward(case.weights, case.layout, case.rows(user, item), case.scale)
+    logits = forward(case.parameters, case.rows(user, item))
     rest = [reference(case, case.row(u, i)).rest for u, i in zip(user, item, strict=True)]
     total = explanation.contribution.sum(axis=1) + rest
     np.testing.assert_allclose(total, logits, rtol=2e-5, atol=2e-5)
@@ -83,7 +83,7 @@ def test_equal_attention_ranks_pairs_by_the_order_of_fields() -> None:
         "p": np.ones(2, np.float32),
     }
     columns = {name: np.array([2]) for name in "abc"}
-    explanation = explain(weights, three_fields(), columns, "pairs", n=2)
+    explanation = explain(Parameters.of(weights, three_fields(), "pairs"), columns, n=2)
     assert explanation.field_a.tolist() == [["a", "a"]]
     assert explanation.field_b.tolist() == [["b", "c"]]
     # v_a = (4, 5), v_b = (10, 11), v_c = (16, 17); c·a = 3/3
@@ -99,7 +99,7 @@ def test_fm_ranks_pairs_by_what_they_add_or_take() -> None:
         "embedding": embedding,
     }
     columns = {name: np.array([2]) for name in "abc"}
-    explanation = explain(weights, three_fields(), columns, "pairs", n=3)
+    explanation = explain(Parameters.of(weights, three_fields(), "pairs"), columns, n=3)
     assert explanation.field_a.tolist() == [["b", "a", "a"]]
     assert explanation.field_b.tolist() == [["c", "c", "b"]]
     assert explanation.contribution.tolist() == [[-6.0, -3.0, 2.0]]
@@ -121,7 +121,7 @@ def test_a_ranking_is_explained_as_its_rows_are(case: Case) -> None:
     assume(len(ranking.user))
     explanation = explain_ranking(side, case.users, ranking, n=4)
     columns = case.rows(ranking.user, ranking.item)
-    expected = explain(case.weights, case.layout, columns, case.scale, n=4)
+    expected = explain(case.parameters, columns, n=4)
     np.testing.assert_allclose(explanation.attention, expected.attention, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(
         explanation.contribution, expected.contribution, rtol=1e-4, atol=1e-5
@@ -135,4 +135,4 @@ def test_explain_refuses_a_missing_column() -> None:
         "embedding": np.zeros((9, 1), np.float32),
     }
     with pytest.raises(ValueError, match="no column for b, c; there are a"):
-        explain(weights, three_fields(), {"a": np.array([2])}, "pairs", n=1)
+        explain(Parameters.of(weights, three_fields(), "pairs"), {"a": np.array([2])}, n=1)

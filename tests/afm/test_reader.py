@@ -224,9 +224,7 @@ def test_deleted_file_is_an_error(tmp_path: Path, layout: Layout) -> None:
     write_features(tmp_path, {"train": numbered(5)})
     for file in (tmp_path / "features").rglob("*.parquet"):
         file.unlink()
-    with pytest.raises(
-        TableError, match=r"cannot read file://.*\.parquet.*run jobs/prepare\.py again"
-    ):
+    with pytest.raises(TableError, match=r"cannot read file://.*\.parquet.*run jobs/prepare\.py"):
         parts_of(tmp_path, layout, 1)
 
 

@@ -11,7 +11,7 @@ from afm import item_side as items_module
 from afm import scoring
 from afm.forward import forward
 from afm.item_side import ItemSide, prepare_items
-from afm.scoring import Ranking, recommend
+from afm.scoring import Ranking, recommend, recommend_among
 from afm.slots import Layout
 from features.cross_table import CrossTable
 from features.spec import Input
@@ -112,7 +112,7 @@ def test_forward_against_equations(case: Case) -> None:
     user, item = (a.reshape(-1) for a in np.indices((case.n_users, case.n_items)))
     columns = case.rows(user, item)
     if len(user):
-        logits = forward(case.weights, case.layout, columns, case.scale)
+        logits = forward(case.parameters, columns)
         expected = reference_of_all(case)[0].reshape(-1)
         np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
@@ -120,7 +120,7 @@ def test_forward_against_equations(case: Case) -> None:
 def test_forward_of_no_rows_is_empty() -> None:
     case = id_case(1, 1)
     columns = {name: column[:0] for name, column in case.rows(np.zeros(1, int), [0]).items()}
-    assert forward(case.weights, case.layout, columns, "pairs").shape == (0,)
+    assert forward(case.parameters, columns).shape == (0,)
 
 
 @pytest.mark.parametrize("model", ["afm", "fm"])
@@ -129,7 +129,7 @@ def test_scores_against_forward_when_users_and_items_are_many(model: str) -> Non
     ranking = recommend(prepare(case), case.users, k=1500)
     some = np.random.default_rng(1).permutation(len(ranking.user))[:3000]
     columns = case.rows(ranking.user[some], ranking.item[some])
-    expected = forward(case.weights, case.layout, columns, "pairs")
+    expected = forward(case.parameters, columns)
     np.testing.assert_allclose(ranking.logit[some], expected, rtol=1e-5, atol=1e-5)
 
 
@@ -163,7 +163,7 @@ def test_scores_are_exact_when_only_some_users_have_extreme_attention() -> None:
     case.weights["embedding"][2:30:3] *= 40  # every third user's id
     ranking = recommend(prepare(case), case.users, k=300)
     columns = case.rows(ranking.user, ranking.item)
-    expected = forward(case.weights, case.layout, columns, "pairs")
+    expected = forward(case.parameters, columns)
     np.testing.assert_allclose(ranking.logit, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -187,6 +187,39 @@ def test_ranking_equals_full_sort_when_items_tie_and_some_are_excluded(
         ranking.rank, [n + 1 for row in expected for n in range(len(row))]
     )
     assert np.array_equal(np.sort(ranking.user, kind="stable"), ranking.user)
+
+
+@quick
+@given(cases(max_users=4), st.integers(1, 12), st.data())
+def test_ranking_of_candidates_equals_a_full_sort_of_equations(
+    case: Case, k: int, data: st.DataObject
+) -> None:
+    everything = [(u, i) for u in range(case.n_users) for i in range(case.n_items)]
+    drawn = data.draw(st.lists(st.sampled_from(everything), unique=True)) if everything else []
+    pairs = np.array(drawn, np.int64).reshape(-1, 2)
+    ranking = recommend_among(prepare(case), case.users, k, (pairs[:, 0], pairs[:, 1]))
+    logits, _ = reference_of_all(case)
+    expected = best_by_sorting(logits.astype(np.float32), k, set(everything) - set(drawn))
+    counts = [len(row) for row in expected]
+    assert np.bincount(ranking.user, minlength=case.n_users).tolist() == counts
+    assert ranking.rank.tolist() == [n + 1 for count in counts for n in range(count)]
+    assert set(zip(ranking.user, ranking.item, strict=True)) <= set(drawn)
+    best = [logits[u, i] for u, row in enumerate(expected) for i in row]
+    np.testing.assert_allclose(ranking.logit, best, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        ranking.logit, logits[ranking.user, ranking.item], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_equal_candidates_rank_by_item_position() -> None:
+    case = id_case(2, 6)
+    case.items["item_id"][:] = 2
+    case.items["genre"][:] = 3
+    candidates = (np.array([1, 0, 1, 1]), np.array([5, 4, 0, 3]))
+    ranking = recommend_among(prepare(case), case.users, 2, candidates)
+    assert ranking.user.tolist() == [0, 1, 1]
+    assert ranking.item.tolist() == [4, 0, 3]
+    assert ranking.rank.tolist() == [1, 1, 2]
 
 
 def test_equal_items_have_equal_scores_to_the_last_bit_when_tiles_are_uneven() -> None:
@@ -324,10 +357,21 @@ def test_recommend_refuses_what_does_not_fit() -> None:
         recommend(side, case.users, 1, (np.array([0, -1]), np.array([1, 3])))
 
 
+def test_recommend_among_refuses_what_does_not_fit() -> None:
+    case = id_case(3, 4)
+    side = prepare(case)
+    with pytest.raises(ValueError, match="k is -1; at least one item"):
+        recommend_among(side, case.users, -1, (np.array([0]), np.array([0])))
+    with pytest.raises(
+        ValueError, match="candidate user positions reach from 0 to 3; there are 3 users"
+    ):
+        recommend_among(side, case.users, 1, (np.array([0, 3]), np.array([1, 3])))
+
+
 def test_forward_refuses_a_missing_column() -> None:
     case = id_case(2, 2)
     with pytest.raises(ValueError, match="no column for age_genre; there are user_key, user_id"):
-        forward(case.weights, case.layout, case.users | case.items, "pairs")
+        forward(case.parameters, case.users | case.items)
 
 
 def test_cross_with_item_ids_scores_exactly_when_its_parent_is_large() -> None:

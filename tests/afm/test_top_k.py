@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,7 +29,7 @@ def test_kept_items_equal_a_full_sort_when_there_are_many_ties(
     logits[random.random(logits.shape) < 0.1] = -np.inf
     best = TopK(3, k)
     edges = [0, *sorted({cut for cut in cuts if cut < items}), items]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         best.offer(slice(0, 3), np.ascontiguousarray(logits[:, start:end]), start)
     for user in range(3):
         expected = best_by_sorting(logits[user], k)

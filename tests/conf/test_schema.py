@@ -40,8 +40,11 @@ def config(**changes: Any) -> Config:
         ({"split": {"validation": 0.5, "test": 0.5}}, "leave nothing to train on"),
         ({"keys": {"item": "i"}}, "fields of side user need keys.user"),
         (
-            {"source": {**config().source.model_dump(), "users": {"format": "csv", "path": "u"}},
-             "keys": {}, "fields": [{**USER, "side": "context"}, {**ITEM, "side": "context"}]},
+            {
+                "source": {**config().source.model_dump(), "users": {"format": "csv", "path": "u"}},
+                "keys": {},
+                "fields": [{**USER, "side": "context"}, {**ITEM, "side": "context"}],
+            },
             "source.users needs keys.user",
         ),
         ({"score": {"context": {"user": 1}}}, "'user', which is no context field"),

@@ -192,9 +192,7 @@ def test_latest_rows_takes_the_newest_of_each_key(spark) -> None:
 
 def test_time_as_text_is_parsed(spark, make_config) -> None:
     log = pd.DataFrame(KEYS | {"t": ["2024-01-01 10:00:00", "x", "2024-01-02", None]})
-    config = make_config(
-        log, fields=[field(expr="i"), field(name="u")], quality={"max_share": 1.0}
-    )
+    config = make_config(log, fields=[field(expr="i"), field(name="u")], quality={"max_share": 1.0})
     checked = clean_interactions(spark, config)
     assert tally(checked).refused == {"event_time": 2}
     assert min(r["event_time"] for r in checked.accepted.collect()) == datetime(2024, 1, 1, 10)

@@ -24,7 +24,10 @@ def test_rank_values_by_falling_frequency_then_by_value(spark) -> None:
     assert split_vocabulary(table, ["x"])["x"].to_pylist() == ["b", "c", "a", "d"]
     assert sorted(table["index"].to_pylist()) == [2, 3, 4, 5]
     assert dict(zip(table["value"].to_pylist(), table["count"].to_pylist(), strict=True)) == {
-        "b": 2, "c": 2, "a": 1, "d": 1,
+        "b": 2,
+        "c": 2,
+        "a": 1,
+        "d": 1,
     }
 
 
@@ -67,9 +70,7 @@ def test_to_indices_against_a_loop(
     rows: list[list[str] | None], vocabulary: list[str], width: int
 ) -> None:
     known = {v: i + 2 for i, v in enumerate(vocabulary)}
-    expected = [
-        ([known.get(v, 1) for v in row or []] + [0] * width)[:width] for row in rows
-    ]
+    expected = [([known.get(v, 1) for v in row or []] + [0] * width)[:width] for row in rows]
     column = pa.array(rows, pa.list_(pa.string()))
     mine = to_indices(column, pa.array(vocabulary, pa.string()), width)
     assert mine.shape == (len(rows), width)

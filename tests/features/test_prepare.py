@@ -32,13 +32,13 @@ def pipeline(spark, tmp_path_factory):
     log.to_parquet(folder / "log.parquet", index=False)
     config = Config.model_validate(
         {
-            "source": {
-                "interactions": {"format": "parquet", "path": str(folder / "log.parquet")}
-            },
+            "source": {"interactions": {"format": "parquet", "path": str(folder / "log.parquet")}},
             "label": "clicked",
             "keys": {"user": "u", "item": "i", "time": "t"},
-            "fields": [*FIELDS, {"name": "note", "side": "item", "expr": "concat('#', i)",
-                                 "encode": "none"}],
+            "fields": [
+                *FIELDS,
+                {"name": "note", "side": "item", "expr": "concat('#', i)", "encode": "none"},
+            ],
             "crosses": [{"name": "user_city", "fields": ["user", "city"]}],
             "tables": {"root": str(folder / "tables")},
         }
@@ -58,12 +58,15 @@ def test_prepare_loses_no_row(pipeline) -> None:
 
 
 def test_features_against_pandas(pipeline) -> None:
-    _, log, prepared, root = pipeline
+    _, _, prepared, root = pipeline
     accepted = frame(root, "interactions", prepared).set_index("row")
     encoded = frame(root, "features", prepared).set_index("row").loc[accepted.index]
     train = accepted[accepted["split"] == "train"]
     order = (
-        train["city"].value_counts().rename_axis("v").reset_index()
+        train["city"]
+        .value_counts()
+        .rename_axis("v")
+        .reset_index()
         .sort_values(["count", "v"], ascending=[False, True])["v"]
     )
     known = {v: i + 2 for i, v in enumerate(order)}
@@ -93,7 +96,7 @@ def test_sides_hold_the_latest_row_of_each_key(pipeline) -> None:
 
 
 def test_tables_say_what_made_them(pipeline) -> None:
-    config, _, prepared, root = pipeline
+    _, _, prepared, root = pipeline
     commit = DeltaTable(str(root / "features")).history(1)[0]
     metadata = json.loads(commit["userMetadata"])
     assert metadata["spec"] == prepared.spec.hash
@@ -147,8 +150,12 @@ def test_spec_does_not_depend_on_rows_outside_training(spark, pipeline, make_con
     changed.loc[outside, "city"] = "Atlantis"
     changed.loc[outside, "tags"] = "p|q"
     again = prepare(
-        spark, make_config(changed, fields=[f.model_dump() for f in config.fields],
-                           crosses=[c.model_dump() for c in config.crosses])
+        spark,
+        make_config(
+            changed,
+            fields=[f.model_dump() for f in config.fields],
+            crosses=[c.model_dump() for c in config.crosses],
+        ),
     )
     assert again.spec == prepared.spec
 

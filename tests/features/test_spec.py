@@ -19,8 +19,9 @@ SPEC = FeatureSpec(
         field("title", "item", "none", 0),
         field("item", "item", "index", 9),
     ),
-    crosses=(FittedCross(config=Cross(name="x", fields=("user", "item")), side="cross",
-                         cardinality=40),),
+    crosses=(
+        FittedCross(config=Cross(name="x", fields=("user", "item")), side="cross", cardinality=40),
+    ),
     split=FittedSplit(config=SplitConfig(by="time"), cuts=(1.5, 2.5)),
     vocabulary_digest="abc",
 )

@@ -45,7 +45,12 @@ def test_time_split_takes_the_newest_for_the_test(spark, kind: str) -> None:
     split = fit_split(SplitConfig(by="time"), frame)
     found = parts(frame, split)
     assert [found[i] for i in (0, 79, 80, 89, 90, 99)] == [
-        "train", "train", "validation", "validation", "test", "test",
+        "train",
+        "train",
+        "validation",
+        "validation",
+        "test",
+        "test",
     ]
 
 

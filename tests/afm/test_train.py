@@ -1,0 +1,403 @@
+"""Training end to end on the planted world: alone, interrupted, and on two ranks."""
+
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from planted import planted_rows, write_features, write_prepared
+
+from afm import checkpoint
+from afm import train as train_module
+from afm.artifact import Epoch, Manifest, load, read_curves
+from afm.errors import ArtifactError, TableError, TrainError
+from afm.metrics import Metrics
+from afm.model import build_model
+from afm.progress import Progress
+from afm.ranks import Ranks
+from afm.slots import Layout
+from afm.train import best_epoch, is_over, penalty, train
+from conf.load import load as load_config
+from conf.schema import L2, Config, ModelConfig, TrainConfig
+from features.spec import FeatureSpec
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+ConfigOf = Callable[..., Config]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are faster on one thread, and other test processes want theirs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Ranks:
+    return Ranks()
+
+
+def run(config: Config, ranks: Ranks) -> tuple[Manifest, str]:
+    """Trains; the manifest and what was reported."""
+    stream = io.StringIO()
+    return train(config, ranks, Progress(stream), CPU), stream.getvalue()
+
+
+def weights_of(config: Config) -> dict[str, np.ndarray]:
+    return load(config.models_root, config.model.name).weights
+
+
+def assert_same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+class Killed(BaseException):
+    """As abrupt as a kill, as far as training is concerned."""
+
+
+def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Lets training die while it measures an epoch, before that is kept."""
+    real, calls = train_module.measure, iter(range(1, 100))
+
+    def measure(*arguments: object) -> Metrics:
+        if next(calls) == epoch:
+            raise Killed
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "measure", measure)
+
+
+@pytest.mark.parametrize("name", ["afm", "fm"])
+def test_model_learns_what_was_planted(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, name: str
+) -> None:
+    config = config_of(
+        prepared_root,
+        model={"name": name, "embedding_size": 8, "init_std": 0.3, "embedding_dropout": 0.0},
+        train={"epochs": 8, "batch_size": 64, "learning_rate": 0.02},
+    )
+    manifest, report = run(config, ranks)
+    curves = read_curves(prepared_root / "models" / name / "latest")
+    assert manifest.validation.auc > 0.75
+    assert curves[-1].train_loss < curves[0].train_loss < 0.7
+    assert manifest.validation == curves[manifest.best_epoch - 1].validation
+    assert manifest.epochs == len(curves)
+    assert report.count("\n") == len(curves)
+
+
+def test_saved_weights_are_those_of_the_measured_model(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, spec: FeatureSpec, layout: Layout
+) -> None:
+    config = config_of(prepared_root, train={"learning_rate": 0.1, "epochs": 6})
+    manifest, _ = run(config, ranks)
+    model = build_model(layout, config.model, seed=0)
+    model.load_state_dict({n: torch.from_numpy(w) for n, w in weights_of(config).items()})
+    plan = train_module.make_plan(config, rank=0, size=1)
+    measured = train_module.measure(model, plan.validation, ranks, CPU)
+    assert measured == manifest.validation
+
+
+def test_same_configuration_gives_the_same_weights(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks
+) -> None:
+    config = config_of(prepared_root, train={"epochs": 2})
+    run(config, ranks)
+    first = weights_of(config)
+    shutil.rmtree(config.models_root)
+    torch.manual_seed(99)  # whatever the process drew before
+    run(config, ranks)
+    assert_same_weights(first, weights_of(config))
+
+
+def test_killed_run_ends_as_an_uninterrupted_one(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(prepared_root, model={"dropout": 0.2})
+    straight, _ = run(config, ranks)
+    weights, curves = weights_of(config), read_curves(load(config.models_root, "afm").folder)
+    shutil.rmtree(config.models_root)
+
+    with monkeypatch.context() as patch:
+        kill_in_epoch(patch, 3)
+        with pytest.raises(Killed):
+            run(config, ranks)
+    folder = Path(config.models_root) / "afm" / straight.run
+    assert [path.name for path in folder.iterdir()] == ["checkpoint"]
+    with pytest.raises(ArtifactError, match="no finished model"):
+        load(config.models_root, "afm")
+
+    resumed, report = run(config, ranks)
+    assert report.startswith(f"resuming run {straight.run} after epoch 2\nepoch 3/4 ")
+    assert_same_weights(weights, weights_of(config))
+    assert resumed == straight
+    again = read_curves(folder)
+    assert [(e.train_loss, e.validation) for e in again] == [
+        (e.train_loss, e.validation) for e in curves
+    ]
+    assert not (folder / "checkpoint").exists()
+
+
+def test_run_killed_before_it_finished_needs_no_more_epochs(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(prepared_root, train={"epochs": 2})
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_module, "save", die)
+        with pytest.raises(Killed):
+            run(config, ranks)
+    manifest, report = run(config, ranks)
+    assert manifest.epochs == 2
+    assert report.splitlines() == [f"resuming run {manifest.run} after epoch 2"]
+
+
+def test_finished_run_is_left_as_it_is(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks
+) -> None:
+    config = config_of(prepared_root, train={"epochs": 1})
+    first, _ = run(config, ranks)
+    run(config_of(prepared_root, train={"epochs": 1, "seed": 1}), ranks)
+    files = {p: p.stat().st_mtime_ns for p in Path(config.models_root).rglob("*.*")}
+
+    again, report = run(config, ranks)
+    assert again == first
+    assert report == f"run {first.run} is finished already; nothing to do\n"
+    assert {p: p.stat().st_mtime_ns for p in Path(config.models_root).rglob("*.*")} == files
+    assert load(config.models_root, "afm").manifest.run == first.run
+
+
+def test_new_features_make_a_new_run(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, spec: FeatureSpec
+) -> None:
+    config = config_of(prepared_root, train={"epochs": 1})
+    first, _ = run(config, ranks)
+    write_features(
+        prepared_root, {"train": planted_rows(500, 8), "validation": planted_rows(200, 9)}
+    )
+    write_prepared(prepared_root, spec, version=1)
+    second, _ = run(config, ranks)
+    assert (first.features.version, second.features.version) == (0, 1)
+    assert first.run != second.run
+
+
+def test_named_run_of_another_configuration_is_refused(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(config_of(prepared_root, train={"epochs": 1, "run": "mine"}), ranks)
+    message = r"models/afm/mine holds a run of another configuration .* train\.run"
+    with pytest.raises(ArtifactError, match=message):
+        run(config_of(prepared_root, train={"epochs": 2, "run": "mine"}), ranks)
+
+    kill_in_epoch(monkeypatch, 2)
+    with pytest.raises(Killed):
+        run(config_of(prepared_root, train={"epochs": 2, "run": "yours"}), ranks)
+    with pytest.raises(ArtifactError, match="models/afm/yours holds a run of another"):
+        run(config_of(prepared_root, train={"epochs": 3, "run": "yours"}), ranks)
+
+
+def test_training_stops_early_and_keeps_the_best(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aucs, seen = iter([0.6, 0.7, 0.7, 0.65, 0.9]), []
+
+    def measure(model: torch.nn.Module, *_: object) -> Metrics:
+        seen.append(model.state_dict()["embedding"].numpy().copy())
+        return Metrics(0.5, next(aucs), 0.5, 0.7, 400.0, 0.5)
+
+    monkeypatch.setattr(train_module, "measure", measure)
+    config = config_of(prepared_root, train={"epochs": 20, "patience": 2})
+    manifest, report = run(config, ranks)
+    assert (manifest.epochs, manifest.best_epoch, manifest.validation.auc) == (4, 2, 0.7)
+    np.testing.assert_array_equal(weights_of(config)["embedding"], seen[1])
+    assert [line.endswith("best") for line in report.splitlines()] == [True, True, False, False]
+
+
+def epochs(*aucs: float) -> list[Epoch]:
+    return [
+        Epoch(n, 0.5, Metrics(0.5, auc, 0.5, 0.5, 1.0, 0.5), 1.0) for n, auc in enumerate(aucs, 1)
+    ]
+
+
+def test_best_epoch_is_the_first_of_equals() -> None:
+    assert best_epoch(epochs(0.5, 0.7, 0.7)) == 2
+
+
+def test_training_is_over_after_the_last_epoch_or_without_progress() -> None:
+    settings = TrainConfig(epochs=4, patience=2)
+    assert not is_over([], settings)
+    assert not is_over(epochs(0.7, 0.6), settings)
+    assert is_over(epochs(0.7, 0.6, 0.7), settings)
+    assert not is_over(epochs(0.5, 0.6, 0.7), settings)
+    assert is_over(epochs(0.5, 0.6, 0.7, 0.8), settings)
+
+
+SLOTS = (torch.tensor([[1, 50, 74, 77, 75, 75]]), torch.tensor([[1, 1, 0.5, 1, 0, 0]]))
+
+
+def test_penalty_on_embeddings_touches_looked_up_rows_only(layout: Layout) -> None:
+    model = build_model(layout, ModelConfig(embedding_size=4, attention_size=4), seed=0)
+    total = penalty(model, *SLOTS, L2(embedding=0.5), global_rows=2, size=1)
+    total.backward()
+    touched = [1, 50, 74, 77]  # slots with x = 0 are padding
+    assert model.embedding.grad is not None
+    assert model.embedding.grad.abs().sum(dim=1).nonzero().flatten().tolist() == touched
+    # λ/2 Σ v² over a step of two rows, by hand
+    rows = model.embedding.detach().numpy()[touched].astype(np.float64)
+    assert total.item() == pytest.approx(0.5 * (rows**2).sum() / 2)
+    np.testing.assert_allclose(model.embedding.grad[touched].numpy(), 0.5 * rows, rtol=1e-6)
+
+
+def test_penalty_on_attention_touches_W_only(layout: Layout) -> None:
+    model = build_model(layout, ModelConfig(embedding_size=4, attention_size=4), seed=0)
+    shares = [penalty(model, *SLOTS, L2(attention=0.1), global_rows=4, size=2) for _ in range(2)]
+    sum(shares).backward()
+    W = model.attention.W
+    torch.testing.assert_close(W.grad, 0.2 * W.detach())
+    assert all(p.grad is None for name, p in model.named_parameters() if name != "attention.W")
+
+
+def test_penalty_of_an_fm_has_no_attention(layout: Layout) -> None:
+    model = build_model(layout, ModelConfig(name="fm", embedding_size=4), seed=0)
+    assert penalty(model, *SLOTS, L2(attention=0.1), global_rows=4, size=1).item() == 0
+
+
+def test_penalties_shrink_the_weights(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks
+) -> None:
+    free = config_of(prepared_root, train={"epochs": 2})
+    bound = config_of(prepared_root, train={"epochs": 2, "l2": {"embedding": 0.1, "attention": 1}})
+    sizes = []
+    for config in (free, bound):
+        run(config, ranks)
+        weights = weights_of(config)
+        sizes.append([np.linalg.norm(weights[n]) for n in ("embedding", "attention.W")])
+    assert sizes[1][0] < 0.9 * sizes[0][0]
+    assert sizes[1][1] < 0.9 * sizes[0][1]
+
+
+def test_missing_tables_are_an_error(tmp_path: Path, config_of: ConfigOf, ranks: Ranks) -> None:
+    with pytest.raises(TableError, match=r"no table .*/prepared: run jobs/prepare\.py first"):
+        run(config_of(tmp_path), ranks)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_labels_of_one_class_are_an_error(
+    tmp_path: Path, config_of: ConfigOf, ranks: Ranks, spec: FeatureSpec, part: str
+) -> None:
+    parts = {"train": planted_rows(50, 1), "validation": planted_rows(50, 2)}
+    parts[part]["label"] = np.ones(50)
+    write_features(tmp_path, parts)
+    write_prepared(tmp_path, spec)
+    with pytest.raises(TrainError, match=rf"all 50 {part}\w* rows have the label 1: .*`label`"):
+        run(config_of(tmp_path), ranks)
+
+
+@pytest.mark.parametrize(("part", "name"), [("train", "training"), ("validation", "validation")])
+def test_part_without_rows_is_an_error(
+    tmp_path: Path, config_of: ConfigOf, ranks: Ranks, spec: FeatureSpec, part: str, name: str
+) -> None:
+    parts = {"train": planted_rows(50, 1), "validation": planted_rows(50, 2)}
+    del parts[part]
+    write_features(tmp_path, parts)
+    write_prepared(tmp_path, spec)
+    with pytest.raises(TrainError, match=f"there are no {name} rows; change `split`"):
+        run(config_of(tmp_path), ranks)
+
+
+def test_divergence_is_an_error_and_leaves_no_model(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks
+) -> None:
+    config = config_of(prepared_root, train={"learning_rate": 1e30})
+    with pytest.raises(
+        TrainError, match=r"mean loss of epoch 1 is .*Lower train\.learning_rate, which is 1e\+30"
+    ):
+        run(config, ranks)
+    assert not Path(config.models_root).exists()
+
+
+def test_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).reshape(2, 3)
+    state = checkpoint.Checkpoint(
+        identity="0123",
+        curves=epochs(0.6, 0.7),
+        weights={"bias": torch.tensor(1.5), "embedding": shared},
+        optimizer={"bias/step": torch.tensor(3.0)},
+        best={"embedding": shared.T},
+    )
+    assert checkpoint.read(tmp_path) is None
+    checkpoint.write(tmp_path, state)
+    again = checkpoint.read(tmp_path)
+    assert again is not None
+    assert (again.identity, list(again.curves)) == ("0123", epochs(0.6, 0.7))
+    assert torch.equal(again.weights["embedding"], shared)
+    assert again.weights["bias"].shape == ()
+    assert torch.equal(again.best["embedding"], shared.T)
+    assert again.optimizer["bias/step"].item() == 3.0
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["state.safetensors"]
+
+
+@pytest.fixture
+def config_file(prepared_root: Path, config_of: ConfigOf) -> Path:
+    """A configuration as a file, for real processes.
+
+    Its steps hold all rows, so that training does not depend on how rows fall into batches.
+    """
+    path = prepared_root / "conf.yaml"
+    config = config_of(
+        prepared_root,
+        model={"embedding_dropout": 0.0},
+        train={
+            "batch_size": 3000,
+            "epochs": 10,
+            "learning_rate": 0.05,
+            "l2": {"embedding": 0.01, "attention": 0.01},
+        },
+    )
+    path.write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_defaults=True))))
+    return path
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+
+
+def test_two_ranks_train_the_model_of_one(config_file: Path, ranks: Ranks) -> None:
+    config = load_config(config_file)
+    one, _ = run(config, ranks)
+
+    together = ("horovodrun", "-np", "2", "python", "jobs/train.py", str(config_file))
+    result = command(*together, f"tables.models={config_file.parent}/two")
+    assert result.returncode == 0, result.stderr
+    other = load(config_file.parent / "two", "afm")
+    two = other.manifest
+    assert (one.ranks, two.ranks) == (1, 2)
+    assert two.best_epoch == one.best_epoch
+    assert vars(two.validation) == pytest.approx(vars(one.validation), abs=1e-4)
+    for name, array in weights_of(config).items():
+        np.testing.assert_allclose(other.weights[name], array, atol=1e-3, err_msg=name)
+    lines = [line for line in result.stderr.splitlines() if "epoch " in line]
+    assert len(lines) == two.epochs and all(line.startswith("[0]") for line in lines)

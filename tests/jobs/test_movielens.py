@@ -1,0 +1,199 @@
+"""The whole pipeline on 100,004 ratings, through the commands of the README."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from deltalake import DeltaTable
+
+from afm.artifact import load
+from afm.model import build_model
+from afm.slots import to_slots
+from features.spec import Prepared
+from tests.jobs.commands import command, spark, train
+
+pytestmark = [pytest.mark.spark]
+
+YAML = "conf/movielens.yaml"
+TOP_K = 10
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("movielens")
+
+
+@pytest.fixture(scope="module")
+def where(root: Path) -> list[str]:
+    """Overrides that put everything into a folder of the test's own."""
+    ratings = root / "raw" / "ratings.parquet"
+    command("python", "tools/movielens.py", ratings)
+    return [f"source.interactions.path={ratings}", f"tables.root={root}"]
+
+
+@pytest.fixture(scope="module")
+def outputs(where: list[str]) -> dict[str, str]:
+    """What each job printed, the jobs having run one after the other."""
+    return {
+        "prepare": spark("prepare", YAML, *where).stdout,
+        "afm": train(2, YAML, *where).stdout,
+        "fm": train(2, YAML, *where, "model.name=fm").stdout,
+        "evaluate": spark("evaluate", YAML, *where).stdout,
+        "score": spark("score", YAML, *where).stdout,
+    }
+
+
+def frame(root: Path, name: str) -> pd.DataFrame:
+    return DeltaTable(str(root / name)).to_pandas()
+
+
+def test_no_row_is_lost(outputs: dict[str, str], root: Path) -> None:
+    sizes = frame(root, "features")["split"].value_counts()
+    assert sizes.sum() + len(frame(root, "quarantine")) == 100_004
+    assert abs(sizes["test"] / sizes.sum() - 0.1) < 0.01
+    assert abs(sizes["validation"] / sizes.sum() - 0.1) < 0.01
+    assert "100,004 read = 100,004 accepted + 0 quarantined" in outputs["prepare"]
+
+
+def test_tables_open_in_spark_as_in_delta_rs(request, outputs, root: Path) -> None:
+    session = request.getfixturevalue("spark")  # the name is taken by the command here
+    for name in ("features", "users", "items", "scores"):
+        rows = session.sql(f"SELECT count(*) AS n FROM delta.`{root / name}`").head()
+        assert rows["n"] == len(frame(root, name)) > 0
+
+
+def test_models_beat_the_constant_rate_by_far(outputs: dict[str, str], root: Path) -> None:
+    metrics = frame(root, "metrics").set_index("model")
+    assert metrics.loc["constant rate", "auc"] == 0.5
+    for model in ("afm", "fm"):
+        assert metrics.loc[model, "auc"] > 0.77
+        assert metrics.loc[model, "log_loss"] < metrics.loc["constant rate", "log_loss"] - 0.1
+        assert model in outputs["evaluate"]
+
+
+def test_metrics_against_scikit_learn(outputs, root: Path) -> None:
+    from sklearn import metrics as peer
+
+    logits, labels = torch_logits(root, "afm", rows_of_test(root))
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    mine = frame(root, "metrics").set_index("model").loc["afm"]
+    assert mine["auc"] == pytest.approx(peer.roc_auc_score(labels, logits), abs=1e-5)
+    assert mine["log_loss"] == pytest.approx(peer.log_loss(labels, probabilities), abs=1e-5)
+    assert mine["accuracy"] == pytest.approx(peer.accuracy_score(labels, logits >= 0), abs=2e-4)
+    assert mine["f1"] == pytest.approx(peer.f1_score(labels, logits >= 0), abs=2e-4)
+
+
+def test_scores_hold_k_rows_for_each_user(outputs, root: Path) -> None:
+    scores, users = frame(root, "scores"), frame(root, "users")
+    assert not scores.duplicated(["user_key", "item_key"]).any()
+    per_user = scores.groupby("user_key")["rank"].agg(list)
+    assert set(per_user.index) == set(users["user_key"])
+    assert all(sorted(ranks) == list(range(1, TOP_K + 1)) for ranks in per_user)
+    ordered = scores.sort_values(["user_key", "rank"])
+    assert (ordered.groupby("user_key")["logit"].diff().dropna() <= 0).all()
+
+
+def test_seen_items_are_not_recommended(outputs, root: Path) -> None:
+    seen = frame(root, "interactions")[["user_key", "item_key"]]
+    assert seen.merge(frame(root, "scores"), on=["user_key", "item_key"]).empty
+
+
+def test_scores_are_the_models_and_the_best(outputs, root: Path) -> None:
+    """All items for some users by the torch model, against the table."""
+    users, items = frame(root, "users"), frame(root, "items")
+    scores = frame(root, "scores").set_index(["user_key", "item_key"])
+    seen = frame(root, "interactions").groupby("user_key")["item_key"].agg(set)
+    for user in users["user_key"].sample(5, random_state=0):
+        pairs = users[users["user_key"] == user].merge(items, how="cross")
+        logits = pd.Series(torch_logits(root, "afm", pairs)[0], index=pairs["item_key"])
+        table = scores.loc[user]
+        np.testing.assert_allclose(table["logit"], logits[table.index], atol=1e-5)
+        np.testing.assert_allclose(
+            table["probability"], 1 / (1 + np.exp(-table["logit"].astype(float))), atol=1e-6
+        )
+        best = logits.drop(list(seen[user])).nlargest(TOP_K)
+        np.testing.assert_allclose(table.sort_values("rank")["logit"], best, atol=1e-5)
+
+
+def test_explanations_name_pairs_of_fields(outputs, root: Path) -> None:
+    fields = {"user", "movie", "genres", "decade", "year"}
+    for explanation in frame(root, "scores")["explanation"].head(500):
+        assert len(explanation) == 3
+        attention = [pair["attention"] for pair in explanation]
+        assert attention == sorted(attention, reverse=True)
+        assert 0 < sum(attention) <= 1 + 1e-6
+        assert all({p["field_a"], p["field_b"]} <= fields for p in explanation)
+
+
+def test_scores_say_what_made_them(outputs, root: Path) -> None:
+    metadata = json.loads(DeltaTable(str(root / "scores")).history(1)[0]["userMetadata"])
+    manifest = load(root / "models", "afm").manifest
+    assert metadata["model"] == f"afm/{manifest.run}"
+    assert metadata["spec"] == manifest.spec_hash
+    assert metadata["users"] == str(prepared(root).versions["users"])
+
+
+def test_rerun_ends_in_the_same_content(outputs, where: list[str], root: Path) -> None:
+    before = {name: frame(root, name) for name in ("scores", "metrics", "features", "items")}
+    run = load(root / "models", "afm").manifest.run
+    versions = prepared(root).versions
+    assert f"afm run {run}" in train(2, YAML, *where).stdout
+    spark("score", YAML, *where)
+    spark("evaluate", YAML, *where)
+    spark("prepare", YAML, *where)
+    assert prepared(root).versions != versions
+    for name, content in before.items():
+        keys = [k for k in ("user_key", "item_key", "row", "model") if k in content]
+        one, two = (
+            f.sort_values(keys).reset_index(drop=True).drop(columns="explanation", errors="ignore")
+            for f in (content, frame(root, name))
+        )
+        pd.testing.assert_frame_equal(one, two)
+
+
+def test_one_and_two_ranks_agree(where: list[str], outputs, root: Path) -> None:
+    settings = [*where, "train.epochs=2"]
+    command("python", "jobs/train.py", YAML, *settings, "train.run=one")
+    train(2, YAML, *settings, "train.run=two")
+    one, two = (load(root / "models", "afm", run).manifest.validation for run in ("one", "two"))
+    assert one.auc == pytest.approx(two.auc, abs=0.005)
+    assert one.log_loss == pytest.approx(two.log_loss, abs=0.005)
+
+
+def test_candidates_are_scored_alone(where: list[str], outputs, root: Path) -> None:
+    wanted = frame(root, "scores").groupby("user_key").head(2)[["user_key", "item_key"]].head(40)
+    wanted.to_parquet(root / "candidates.parquet", index=False)
+    candidates = f"score.candidates={{format: parquet, path: {root / 'candidates.parquet'}}}"
+    everything = frame(root, "scores").set_index(["user_key", "item_key"])["logit"]
+    spark("score", YAML, *where, candidates, "score.top_k=1")
+    scores = frame(root, "scores")
+    assert len(scores) == wanted["user_key"].nunique()
+    keys = pd.MultiIndex.from_frame(scores[["user_key", "item_key"]])
+    np.testing.assert_allclose(scores["logit"], everything[keys], atol=1e-5)
+
+
+def rows_of_test(root: Path) -> pd.DataFrame:
+    features = frame(root, "features")
+    return features[features["split"] == "test"]
+
+
+def prepared(root: Path) -> Prepared:
+    return Prepared.model_validate_json(frame(root, "prepared")["prepared"][0])
+
+
+def torch_logits(root: Path, name: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Logits by the torch model, loaded from its folder, and the labels if there are any."""
+    artifact = load(root / "models", name)
+    model = build_model(artifact.layout, artifact.manifest.config.model, seed=0).eval()
+    model.load_state_dict({k: torch.from_numpy(v) for k, v in artifact.weights.items()})
+    columns = {
+        i.name: np.stack(rows[i.name]) if i.encode == "multi" else rows[i.name].to_numpy()
+        for i in artifact.layout.inputs
+    }
+    slots, x = to_slots(artifact.layout, columns)
+    with torch.no_grad():
+        logits = model(torch.from_numpy(slots), torch.from_numpy(x)).numpy()
+    return logits, rows["label"].to_numpy() if "label" in rows else np.empty(0)
