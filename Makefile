@@ -19,6 +19,7 @@ lint: setup ## check style, types and who imports whom
 	ruff check && ruff format --check
 	mypy
 	lint-imports --no-logo
+	python tools/configuration_reference.py --check
 
 lock: setup ## pin requirements.in anew (make lock UPGRADE=--upgrade takes the newest)
 	uv pip compile requirements.in -o requirements.txt $(UPGRADE) --universal --python-version 3.11 \
