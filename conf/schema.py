@@ -257,7 +257,15 @@ class TrainConfig(Section):
     shuffle_rows: int = Field(
         262_144, ge=1, description="Rows each rank keeps in memory to shuffle."
     )
-    seed: int = Field(0, description="Seed of initial weights, dropout and the order of rows.")
+    seed: int = Field(
+        0, ge=0, description="Seed of initial weights, dropout and the order of rows."
+    )
+
+    @model_validator(mode="after")
+    def _leaves_latest_free(self) -> Self:
+        if self.run == "latest":
+            raise ValueError("`latest` is what points to the last run; call this one otherwise")
+        return self
 
 
 class ScoreConfig(Section):

@@ -1,6 +1,7 @@
 """How every job is entered: ``job.py conf.yaml [key=value …]``, and how it says that it failed."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -43,9 +44,9 @@ def run(main: Callable[[Config], None], usage: str | None) -> None:
 def _message(error: Exception) -> str:
     if isinstance(error, ConfigError | DataError | ModelError):
         return str(error)
-    # Spark's messages start with their text; the JVM's trace follows on later lines.
-    first = next((line for line in str(error).splitlines() if line.strip()), "")
-    return (
-        f"{type(error).__name__}: {first.strip()}\n"
-        f"This is unexpected. Run again with {TRACE}=1 for the stack trace."
-    )
+    text = str(error)
+    # Spark wraps what happened in a task several times; the last cause is what happened.
+    causes = re.findall(r"^\s*Caused by: (.+)$", text, re.MULTILINE)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    said = causes[-1] if causes else f"{type(error).__name__}: {' '.join(lines[:1])}"
+    return f"{said}\nRun again with {TRACE}=1 for the stack trace."

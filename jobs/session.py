@@ -1,5 +1,7 @@
 """The Spark session of a job."""
 
+import logging
+
 from pyspark.sql import SparkSession
 
 from features.errors import DataError
@@ -19,6 +21,8 @@ def open_session(job: str) -> SparkSession:
     Raises:
         DataError: Delta Lake is not configured.
     """
+    # It prints each failed analysis with the JVM's trace; jobs say what is wrong in a line.
+    logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     spark = SparkSession.builder.appName(f"afm {job}").getOrCreate()
     if _DELTA not in (spark.conf.get("spark.sql.extensions", "") or ""):
         raise DataError(

@@ -11,6 +11,10 @@ points. A run that was interrupted goes on after its last epoch; a finished one 
 import os
 import sys
 
+# Torch reads it when imported. Threads that spin while they wait starve those they wait for where
+# cores are shared: an epoch of small batches then took eight times as long.
+os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+
 import torch
 
 from afm.artifact import run_folder

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from afm import artifact
 from afm.artifact import Artifact, Epoch, Manifest, TableVersion, identity_of, load, run_folder
@@ -223,6 +224,13 @@ def test_run_is_named_by_the_configuration_or_its_identity(
     assert run_folder(config, "0123") == tmp_path / "models" / "afm" / "0123"
     named = config_of(tmp_path, model={"name": "fm"}, train={"run": "mine"})
     assert run_folder(named, "0123") == tmp_path / "models" / "fm" / "mine"
+
+
+def test_run_cannot_take_the_name_of_the_link(
+    config_of: Callable[..., Config], tmp_path: Path
+) -> None:
+    with pytest.raises(ValidationError, match="`latest` is what points to the last run"):
+        config_of(tmp_path, train={"run": "latest"})
 
 
 def test_libraries_and_revision_are_those_of_this_code() -> None:
