@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from planted import make_spec, planted_rows, write_features, write_prepared
 
 from afm.slots import Layout
 from conf.schema import Config
 from features.spec import FeatureSpec
+from tests.afm.planted import make_spec, planted_rows, write_features, write_prepared
 
 ConfigOf = Callable[..., Config]
 

@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from random_models import Case, cases, reference
 
 from afm.explain import explain, explain_ranking
 from afm.forward import Parameters, forward
@@ -10,6 +9,7 @@ from afm.item_side import prepare_items
 from afm.scoring import recommend
 from afm.slots import Layout
 from features.spec import Input
+from tests.afm.random_models import Case, cases, reference
 
 quick = settings(max_examples=50, deadline=None)
 

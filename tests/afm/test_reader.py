@@ -12,12 +12,12 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from numpy.typing import NDArray
-from planted import planted_rows, to_table, write_features, write_prepared
 
 from afm.errors import TableError
 from afm.reader import Part, Shuffle, all_rows, open_part, read_prepared, table_uri
 from afm.slots import Layout, to_slots
 from features.spec import FeatureSpec
+from tests.afm.planted import planted_rows, to_table, write_features, write_prepared
 
 AGE = 2  # slot of the field that tells rows apart below
 

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from random_models import Case, cases, random_weights, reference_of_all, scaled
 
 from afm import item_side as items_module
 from afm import scoring
@@ -15,6 +14,7 @@ from afm.scoring import Ranking, recommend, recommend_among
 from afm.slots import Layout
 from features.cross_table import CrossTable
 from features.spec import Input
+from tests.afm.random_models import Case, cases, random_weights, reference_of_all, scaled
 
 quick = settings(max_examples=60, deadline=None)
 

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from planted import planted_rows, write_features, write_prepared
 
 from afm import checkpoint
 from afm import train as train_module
@@ -28,6 +27,7 @@ from afm.train import best_epoch, is_over, penalty, train
 from conf.load import load as load_config
 from conf.schema import L2, Config, ModelConfig, TrainConfig
 from features.spec import FeatureSpec
+from tests.afm.planted import planted_rows, write_features, write_prepared
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")

@@ -1,6 +1,7 @@
 """The whole pipeline on 100,004 ratings, through the commands of the README."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from afm.artifact import load
 from afm.model import build_model
 from afm.slots import to_slots
 from features.spec import Prepared
-from tests.jobs.commands import command, spark, train
+from tests.jobs.commands import ROOT, command, spark, train
 
 pytestmark = [pytest.mark.spark]
 
@@ -116,6 +117,17 @@ def test_scores_are_the_models_and_the_best(outputs, root: Path) -> None:
         )
         best = logits.drop(list(seen[user])).nlargest(TOP_K)
         np.testing.assert_allclose(table.sort_values("rank")["logit"], best, atol=1e-5)
+
+
+def test_queries_of_the_readme_work(request, outputs, root: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("build/movielens", str(root))
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    printed = command("python", "-c", code).stdout.splitlines()
+    (query,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    rows = request.getfixturevalue("spark").sql(query).collect()
+    assert [r["rank"] for r in rows] == list(range(1, TOP_K + 1))
+    assert len(printed) == 1 + TOP_K
+    assert rows[0]["title"] in printed[1]
 
 
 def test_explanations_name_pairs_of_fields(outputs, root: Path) -> None:
