@@ -1,8 +1,7 @@
 """A split of the features table → batches, in equal steps on every rank.
 
-The Delta log says which files a table version has (a folder scan would also read removed ones),
-their footers how many rows, and Petastorm streams their row groups. Rows are shuffled twice: row
-groups are permuted per epoch, and rows within a large buffer. All of it happens on background
+Petastorm streams the row groups of the files that ``afm.tables`` finds. Rows are shuffled twice:
+row groups are permuted per epoch, and rows within a large buffer. All of it happens on background
 threads, so that training does not wait.
 
 Petastorm hands row group g to rank g % size, so ranks hold different numbers of rows. Every rank
@@ -13,29 +12,22 @@ each rank without a word exchanged. A rank without rows takes part with empty ba
 Letters: B rows, S slots.
 """
 
-import re
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Full, Queue
 from threading import Event, Thread
 from typing import Any, Self, TypeVar
-from urllib.parse import unquote
 
 import numpy as np
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError, TableNotFoundError
 from numpy.typing import NDArray
 from petastorm import make_batch_reader
-from petastorm.fs_utils import get_filesystem_and_path_or_paths
-from pyarrow import ArrowException, parquet
+from pyarrow import ArrowException
 
 from afm.errors import TableError
 from afm.slots import Layout, to_slots
+from afm.tables import footers_of, quieten_petastorm
 from conf.schema import Split
-from features.spec import LABEL, ROW, SPLIT, Prepared
+from features.spec import LABEL
 
 T = TypeVar("T")
 
@@ -150,7 +142,7 @@ class Part:
         if not expected:
             return
         names = [field.name for field in self.layout.inputs]
-        _quieten_petastorm()
+        quieten_petastorm()
         try:
             reader = make_batch_reader(
                 list(self.urls),
@@ -240,13 +232,8 @@ def open_part(
         TableError: The table or a file or a column is not there, or the table has deletion
             vectors or mapped columns, which plain Parquet readers would read wrongly.
     """
-    table = _open(table_uri(root, "features"), version)
-    _check_columns(table, [field.name for field in layout.inputs] + [LABEL])
-    uris = table.file_uris(partition_filters=[(SPLIT, "=", split)])
-    # The log escapes paths; local ones come without a scheme, which Petastorm wants.
-    urls = [unquote(uri if "://" in uri else f"file://{uri}") for uri in uris]
-    with ThreadPoolExecutor(16) as pool:
-        footers = sorted(pool.map(_Footer.of, urls), key=lambda footer: footer.order)
+    columns = [*(field.name for field in layout.inputs), LABEL]
+    footers = footers_of(root, version, split, columns)
     labels = [label for footer in footers for label in footer.labels]
     return Part(
         layout=layout,
@@ -259,129 +246,10 @@ def open_part(
     )
 
 
-def read_prepared(root: str) -> Prepared:
-    """Reads what the last finished ``prepare`` published.
-
-    Args:
-        root: Folder of the Delta tables.
-
-    Returns:
-        The spec and the table versions that belong to it.
-
-    Raises:
-        TableError: Nothing is there, or it is damaged.
-    """
-    uri = table_uri(root, "prepared")
-    rows = _open(uri, None).to_pyarrow_table().to_pylist()
-    if len(rows) != 1:
-        raise TableError(f"{uri} has {len(rows)} rows instead of 1: run jobs/prepare.py again")
-    prepared = Prepared.model_validate_json(rows[0]["prepared"])
-    if prepared.spec.hash != rows[0]["spec_hash"]:
-        raise TableError(
-            f"{uri}: its spec has the hash {prepared.spec.hash}, not {rows[0]['spec_hash']} as it "
-            "says. Another version of this code wrote it: run jobs/prepare.py again"
-        )
-    return prepared
-
-
-def table_uri(root: str, name: str) -> str:
-    """Where a table lies: below a URL, or below a folder that need not be absolute."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", root):
-        return f"{root.rstrip('/')}/{name}"
-    return str(Path(root).resolve() / name)
-
-
-@dataclass(frozen=True)
-class _Footer:
-    """What the end of a Parquet file tells."""
-
-    url: str
-    groups: tuple[int, ...]
-    labels: tuple[float, ...]
-    first_row: int
-
-    @property
-    def order(self) -> tuple[int, str]:
-        return self.first_row, self.url
-
-    @classmethod
-    def of(cls, url: str) -> Self:
-        try:
-            _quieten_petastorm()
-            filesystem, path = get_filesystem_and_path_or_paths(url)
-            with filesystem.open(path) as file:
-                metadata = parquet.read_metadata(file)
-        except (OSError, ArrowException) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise TableError(
-                f"cannot read {url}, which the table lists ({reason}). If files were vacuumed or "
-                "deleted, run jobs/prepare.py again"
-            ) from None
-        groups = [metadata.row_group(g) for g in range(metadata.num_row_groups)]
-        labels = [bound for g in groups for bound in _bounds(g, LABEL)]
-        rows = [bound for g in groups for bound in _bounds(g, ROW)]
-        return cls(
-            url=url,
-            groups=tuple(g.num_rows for g in groups),
-            labels=tuple(map(float, labels)),
-            first_row=min(rows, default=0),
-        )
-
-
-def _bounds(group: Any, name: str) -> list[Any]:
-    """Smallest and largest value of a column of a row group, where the footer has them."""
-    for c in range(group.num_columns):
-        column = group.column(c)
-        if column.path_in_schema == name:
-            known = column.is_stats_set and column.statistics.has_min_max
-            return [column.statistics.min, column.statistics.max] if known else []
-    return []
-
-
-def _open(uri: str, version: int | None) -> DeltaTable:
-    try:
-        table = DeltaTable(uri, version=version)
-        has_deletion_vectors = any(True for _ in table.deletion_vectors())
-    except TableNotFoundError:
-        raise TableError(f"there is no table {uri}: run jobs/prepare.py first") from None
-    except DeltaError as error:
-        at = "" if version is None else f" at version {version}"
-        raise TableError(
-            f"cannot open {uri}{at} ({' '.join(str(error).split())}): run jobs/prepare.py again"
-        ) from None
-    if table.metadata().configuration.get("delta.columnMapping.mode", "none") != "none":
-        raise TableError(
-            f"{uri} maps column names, so that its files call them otherwise. Write it anew "
-            "without delta.columnMapping.mode: delete it and run jobs/prepare.py"
-        )
-    if has_deletion_vectors:
-        raise TableError(
-            f"{uri} has deletion vectors: rows that its files hold but that do not count. "
-            f"Rewrite them with REORG TABLE delta.`{uri}` APPLY (PURGE), "
-            "then run jobs/prepare.py again"
-        )
-    return table
-
-
-def _check_columns(table: DeltaTable, names: Sequence[str]) -> None:
-    present = [field.name for field in table.schema().fields]
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise TableError(
-            f"{table.table_uri} lacks the columns {', '.join(missing)}; it has "
-            f"{', '.join(present)}. Run jobs/prepare.py again"
-        )
-
-
 def _seed(shuffle: Shuffle) -> int:
     """A seed for Petastorm, which takes 0 for none."""
     sequence = np.random.SeedSequence((shuffle.seed, shuffle.epoch))
     return 1 + int(sequence.generate_state(1)[0])
-
-
-def _quieten_petastorm() -> None:
-    """It uses what pyarrow 14 calls deprecated, dozens of times per file."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
 
 
 def all_rows(reader: Any, expected: int) -> Iterator[Any]:

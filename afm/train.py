@@ -37,8 +37,9 @@ from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import AFM, FM, build_model
 from afm.progress import Progress
 from afm.ranks import Ranks
-from afm.reader import Batch, Part, Shuffle, open_part, read_prepared, table_uri
+from afm.reader import Batch, Part, Shuffle, open_part
 from afm.slots import Layout
+from afm.tables import read_prepared, table_uri
 from conf.schema import L2, Config, TrainConfig
 from features.spec import Prepared
 
@@ -132,6 +133,11 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
     """
     root = config.tables.root
     prepared = read_prepared(root)
+    if changed := prepared.spec.changed_in(config):
+        raise TrainError(
+            f"the tables in {root} were prepared with another {', '.join(changed)}. "
+            "Run jobs/prepare.py again"
+        )
     features = TableVersion(path=table_uri(root, "features"), version=prepared.versions["features"])
     layout = Layout.of(prepared.spec.inputs)
     batch_size = config.train.batch_size

@@ -16,9 +16,15 @@ Side = Literal["user", "item", "context"]
 Split = Literal["train", "validation", "test"]
 
 RESERVED = frozenset(
-    {"user_key", "item_key", "event_time", "label", "split", "row", "rank", "probability", "logit"}
+    {"user_key", "item_key", "event_time", "label", "split", "row"}
+    | {"rank", "probability", "logit", "explanation"}
 )
 """Column names of our own tables; no field may take one of them."""
+
+BUILT_IN_RULES = frozenset(
+    {"malformed", "duplicate", "label", "user_key", "item_key", "event_time"}
+)
+"""Rules that every table is held to; so is each number, under the name of its field."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Scalar = str | int | float | bool
@@ -55,6 +61,10 @@ class Table(Section):
             raise ValueError(f"`version` is for Delta tables; this one is {self.format}")
         if self.format == "delta" and not isinstance(self.path, str):
             raise ValueError("a Delta source is one table: give one path")
+        if "mode" in self.options:
+            raise ValueError("options.mode would lose rows uncounted; they are quarantined here")
+        if {"versionAsOf", "timestampAsOf"} & self.options.keys():
+            raise ValueError("name a Delta version by `version`, not in options")
         return self
 
 
@@ -84,7 +94,7 @@ class Keys(Section):
 class Default(Section):
     """Replace missing values by a constant."""
 
-    default: float | str = Field(description="The value to put in.")
+    default: int | float | str = Field(description="The value to put in.")
 
 
 class FieldConfig(Section):
@@ -280,8 +290,9 @@ class ScoreConfig(Section):
         description="A table with the columns user_key and item_key: the pairs to score. "
         "Without it: every user with every item.",
     )
-    context: dict[str, float | str | None] = Field(
-        default_factory=dict, description="A raw value for each context field."
+    context: dict[str, Scalar | None] = Field(
+        default_factory=dict,
+        description="For each context field, a value that its expression gives.",
     )
     explain: int = Field(
         3, ge=0, description="Field pairs, by attention, that explain each recommendation."
@@ -295,6 +306,12 @@ class Tables(Section):
     models: str | None = Field(
         None, description="Folder of the models; `<root>/models` if left out. A mounted path."
     )
+
+    @model_validator(mode="after")
+    def _models_are_mounted(self) -> Self:
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", self.root) and self.models is None:
+            raise ValueError("root is a URL: give `models` a folder that the machines share")
+        return self
 
 
 class Config(Section):
@@ -326,6 +343,11 @@ class Config(Section):
         problems = [f"the name {n!r} is used twice" for n, c in counts.items() if c > 1]
         taken = [n for n in names if n.lower() in RESERVED]
         problems += [f"the name {n!r} is ours; take another" for n in taken]
+        rules = [r.name for r in self.quality.rules]
+        numbers = {f.name for f in self.fields if f.encode == "value"}
+        for name in rules:
+            if name in BUILT_IN_RULES | numbers or rules.count(name) > 1:
+                problems.append(f"the rule name {name!r} is taken; each rule needs one of its own")
         if sum(f.encode != "none" for f in self.fields) < 2:
             problems.append("a model needs two fields that are not encode: none")
         return problems

@@ -6,7 +6,7 @@ configuration declares are null there.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 
 from pyspark.errors import AnalysisException, ParseException
@@ -51,7 +51,10 @@ def clean_interactions(spark: SparkSession, config: Config) -> Checked:
         for side in keys
     ]
     for i, rule in enumerate(config.quality.rules):
-        holds = _expression(raw, rule.expr, f"quality.rules.{i}.expr")
+        where = f"quality.rules.{i}.expr"
+        holds = _expression(raw, rule.expr, where)
+        if not isinstance(_type_of(raw, holds), T.BooleanType):
+            raise DataError(f"{where}: {rule.expr!r} is not a condition, such as `price > 0`")
         share = maximum if rule.max_share is None else rule.max_share
         checks.append(
             Check(rule.name, f"not so: {rule.expr}", ~F.coalesce(holds, F.lit(False)), share)
@@ -80,15 +83,10 @@ def clean_side(spark: SparkSession, config: Config, side: str) -> Checked:
     name = _TABLE_OF_SIDE[side]
     raw = read(spark, getattr(config.source, name), f"source.{name}")
     key = _key(raw, getattr(config.keys, side), side)
-    once = Window.partitionBy(key).orderBy(raw_json(raw))
-    raw = raw.withColumn("_copy", F.row_number().over(once))
     maximum = config.quality.max_share
-    checks = [
-        Check(KEYS[side], f"keys.{side} is null", key.isNull(), maximum),
-        Check("duplicate", f"a row with the same keys.{side}", F.col("_copy") > 1, maximum),
-    ]
+    checks = [Check(KEYS[side], f"keys.{side} is null", key.isNull(), maximum)]
     fields = [f for f in config.fields if f.side == side]
-    return _checked(name, raw, config, fields, [key.alias(KEYS[side])], checks)
+    return _checked(name, raw, config, fields, [key.alias(KEYS[side])], checks, unique=key)
 
 
 def join_sides(log: DataFrame, sides: dict[str, DataFrame]) -> DataFrame:
@@ -100,8 +98,35 @@ def join_sides(log: DataFrame, sides: dict[str, DataFrame]) -> DataFrame:
 
     Returns:
         One row for each row of the log.
+
+    Raises:
+        DataError: A key has one type in the log and another in its table.
     """
-    return reduce(lambda rows, side: rows.join(sides[side], KEYS[side], "left"), sides, log)
+    for side, table in sides.items():
+        key = KEYS[side]
+        types = [frame.schema[key].dataType.simpleString() for frame in (log, table)]
+        if types[0] != types[1]:
+            raise DataError(
+                f"keys.{side} is {types[0]} in the log and {types[1]} in "
+                f"source.{_TABLE_OF_SIDE[side]}: cast it, as in keys.{side}: cast(… as string)"
+            )
+        log = log.join(table, key, "left")
+    return log
+
+
+def with_strangers(side: DataFrame, log: DataFrame, key: str) -> DataFrame:
+    """Adds the keys that only the log knows, all fields missing: they too are scored.
+
+    Args:
+        side: The users or the items, one row per key.
+        log: Accepted interactions.
+        key: ``user_key`` or ``item_key``.
+
+    Returns:
+        One row per key of either.
+    """
+    strangers = log.select(key).distinct().join(side, key, "left_anti")
+    return side.unionByName(strangers, allowMissingColumns=True)
 
 
 def latest_rows(log: DataFrame, side: str, fields: Sequence[str]) -> DataFrame:
@@ -123,6 +148,33 @@ def latest_rows(log: DataFrame, side: str, fields: Sequence[str]) -> DataFrame:
     return latest.select(key, *[F.col(f"_latest.{name}") for name in fields])
 
 
+def readable_values(
+    spark: SparkSession, fields: Sequence[FieldConfig], values: Mapping[str, Scalar | None]
+) -> DataFrame:
+    """Values given by hand, made readable as those of a log are.
+
+    Args:
+        spark: The session.
+        fields: The fields.
+        values: For each field, a value that its expression gives.
+
+    Returns:
+        One row with a column per field.
+
+    Raises:
+        DataError: The value of a number is none.
+    """
+    one = spark.range(1)
+    columns = []
+    for field in fields:
+        value = F.lit(values[field.name])
+        column, bad = _readable(field, value, _type_of(one, value))
+        if bad is not None and one.where(bad).count():
+            raise DataError(f"{field.name} = {values[field.name]!r} is not a finite number")
+        columns.append(column.alias(field.name))
+    return one.select(*columns)
+
+
 def has_table(config: Config, side: str) -> bool:
     """Whether a side has a source table of its own."""
     return side in _TABLE_OF_SIDE and getattr(config.source, _TABLE_OF_SIDE[side]) is not None
@@ -135,19 +187,28 @@ def _checked(
     fields: Sequence[FieldConfig],
     readable: list[Column],
     checks: list[Check],
+    unique: Column | None = None,
 ) -> Checked:
     """Adds what holds for every table: its fields, numbers that are none, lines that are none."""
     maximum = config.quality.max_share
     for field in fields:
-        expression = _expression(raw, field.expr, f"field {field.name}: expr")
+        where = f"field {field.name}: expr"
+        expression = _expression(raw, field.expr, where)
         column, bad = _readable(field, expression, _type_of(raw, expression))
-        readable.append(column.alias(field.name))
+        readable.append(_analysed(raw, column, where, field.expr).alias(field.name))
         if bad is not None:
             reason = f"{field.expr} is not a finite number"
             checks.append(Check(field.name, reason, bad, maximum))
     if CORRUPT in raw.columns:
-        malformed = F.col(CORRUPT).isNotNull()
+        # Spark parses what a query needs, and calls a line malformed for that part alone. The
+        # whole row is needed here, so that every pass refuses the same lines.
+        malformed = F.col(CORRUPT).isNotNull() & raw_json(raw).isNotNull()
         checks.insert(0, Check("malformed", "the line cannot be parsed", malformed, maximum))
+    if unique is not None:
+        refused = reduce(lambda a, b: a | b, [c.fails for c in checks])
+        best_first = Window.partitionBy(unique).orderBy(refused, raw_json(raw))
+        again = F.row_number().over(best_first) > 1
+        checks.append(Check("duplicate", "another row has this key", again, maximum))
     return check(name, raw, readable, checks)
 
 
@@ -163,7 +224,7 @@ def _readable(field: FieldConfig, raw: Column, dtype: T.DataType) -> tuple[Colum
             else F.split(raw.cast("string"), re.escape(field.separator))
         )
         texts = F.transform(values.cast("array<string>"), lambda text: F.trim(text))
-        declared = [str(m) for m in field.missing]
+        declared = [_text(m) for m in field.missing]
         kept = F.array_distinct(F.filter(texts, lambda t: (t != "") & ~t.isin(declared)))
         return F.when(F.size(kept) > 0, kept), None
     absent = raw.isNull() | _is_any(raw, field.missing)
@@ -184,29 +245,32 @@ def _is_any(column: Column, sentinels: Sequence[Scalar]) -> Column:
             if isinstance(sentinel, int | float) and not isinstance(sentinel, bool):
                 yield column.try_cast("double") == float(sentinel)
             else:
-                yield column.cast("string") == str(sentinel)
+                yield column.cast("string") == _text(sentinel)
 
     # coalesce: a comparison with null is null, and null would make a value neither absent nor not.
     return reduce(lambda a, b: a | F.coalesce(b, F.lit(False)), tests(), F.lit(False))
 
 
+def _text(value: Scalar) -> str:
+    """A value of the configuration as Spark writes it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def _label(raw: DataFrame, expr: str) -> Column:
     value = _expression(raw, expr, "label").try_cast("double")
-    return F.when(value == 0, 0).when(value == 1, 1)
+    return _analysed(raw, F.when(value == 0, 0).when(value == 1, 1), "label", expr)
 
 
 def _key(raw: DataFrame, expr: str, side: str) -> Column:
     column = _expression(raw, expr, f"keys.{side}")
     dtype = _type_of(raw, column)
+    where = f"keys.{side}"
     if side == "time":
-        return _moment(column, dtype)
+        known = isinstance(dtype, T.NumericType | T.TimestampType)
+        return column if known else _analysed(raw, column.try_cast("timestamp"), where, expr)
+    if isinstance(dtype, T.FloatType | T.DoubleType):
+        raise DataError(f"{where} is {dtype.simpleString()}: use cast({expr} as bigint)")
     return column.cast("bigint" if isinstance(dtype, T.IntegralType) else "string")
-
-
-def _moment(column: Column, dtype: T.DataType) -> Column:
-    if isinstance(dtype, T.NumericType | T.TimestampType):
-        return column
-    return column.try_cast("timestamp")
 
 
 def _expression(raw: DataFrame, expr: str, where: str) -> Column:
@@ -215,9 +279,18 @@ def _expression(raw: DataFrame, expr: str, where: str) -> Column:
     Raises:
         DataError: It does not.
     """
+    return _analysed(raw, F.expr(expr), where, expr)
+
+
+def _analysed(raw: DataFrame, column: Column, where: str, expr: str) -> Column:
+    """Makes sure that a column fits the table and gives one value per row.
+
+    Raises:
+        DataError: It does not.
+    """
     try:
-        column = F.expr(expr)
-        raw.select(column).schema  # noqa: B018  analysis happens here
+        # In a struct, where a generator, which would multiply rows, may not stand.
+        plan = raw.select(F.struct(column))._jdf.queryExecution().analyzed().nodeName()
     except ParseException as error:
         raise DataError(f"{where}: {expr!r} is not a Spark SQL expression") from error
     except AnalysisException as error:
@@ -226,6 +299,8 @@ def _expression(raw: DataFrame, expr: str, where: str) -> Column:
             known = ", ".join(c for c in raw.columns if not c.startswith("_"))
             raise DataError(f"{where}: there is no column {missing}; there are: {known}") from error
         raise DataError(f"{where}: {expr!r} does not work: {_sentence(error)}") from error
+    if plan != "Project":
+        raise DataError(f"{where}: {expr!r} does not give one value for each row")
     return column
 
 

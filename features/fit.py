@@ -121,11 +121,16 @@ def _statistics(config: Config, train: DataFrame) -> dict[str, tuple[float, scal
         raise DataError("the training rows cannot be aggregated")
     return {
         f.name: (
-            float(impute.checked(f, row[f.name]["fill"])),
-            scale.Moments(**row[f.name]["moments"].asDict()),
+            _rounded(float(impute.checked(f, row[f.name]["fill"]))),
+            scale.Moments(**{k: _rounded(v) for k, v in row[f.name]["moments"].asDict().items()}),
         )
         for f in numbers
     }
+
+
+def _rounded(number: float) -> float:
+    """12 significant digits: the last bits of a sum depend on the order in which tasks finish."""
+    return float(f"{number:.12g}") if isinstance(number, float) else number
 
 
 def _cross_vocabulary(config: Config, train: DataFrame, encoder: Encoder) -> pa.Table:

@@ -20,7 +20,15 @@ from pyspark.sql import functions as F
 
 from conf.schema import Config, digest
 from features import tables
-from features.clean import KEYS, clean_interactions, clean_side, has_table, join_sides, latest_rows
+from features.clean import (
+    KEYS,
+    clean_interactions,
+    clean_side,
+    has_table,
+    join_sides,
+    latest_rows,
+    with_strangers,
+)
 from features.errors import DataError
 from features.fit import fit
 from features.quality import Checked, require_quality, tally
@@ -87,6 +95,8 @@ def prepare(
             if known is None:
                 names = [f.name for f in config.fields if f.side == side]
                 known = latest_rows(interactions, side, names)
+            else:
+                known = with_strangers(known, interactions, KEYS[side])
             versions[f"{side}s"] = _write_side(known, encoder, side, root, metadata)
     report(f"encoded {', '.join(name for name in versions if name != 'quarantine')}")
 
@@ -143,8 +153,9 @@ def _write_features(
     encoded = encode_frame(interactions, encoder, inputs, keep=[*keys, LABEL, ROW, SPLIT])
     # Training hands out files: enough of them for 16 ranks, as long as one is worth opening.
     files = max(1, min(16, train_rows // 1_024), train_rows // _ROWS_PER_FILE)
-    # Sorted by the seeded hash, rows lie shuffled, and in the same order after every rerun.
-    order = [ROW, LABEL, *(i.name for i in inputs)]
+    # Sorted by the seeded hash, rows lie shuffled, and in the same order after every rerun. SPLIT
+    # leads because the partitioned write would sort by it again.
+    order = [SPLIT, ROW, LABEL, *(i.name for i in inputs)]
     ordered = encoded.repartition(files, ROW).sortWithinPartitions(*order)
     return tables.write(ordered, root, "features", metadata, partition_by=[SPLIT])
 

@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from conf.schema import Cross, FieldConfig, Keys, Section, SplitConfig, digest
+from conf.schema import Config, Cross, FieldConfig, Keys, Section, SplitConfig, digest
 
 USER, ITEM, TIME = "user_key", "item_key", "event_time"
 LABEL, SPLIT, ROW = "label", "split", "row"
@@ -80,7 +80,7 @@ class FittedSplit(Section):
 
     config: SplitConfig
     cuts: tuple[float, float] | None = None
-    """For a split by time: the last moment of training and of validation, in seconds."""
+    """For a split by time: the last moment of training and of validation, as doubles."""
 
 
 class FeatureSpec(Section):
@@ -124,6 +124,24 @@ class FeatureSpec(Section):
     def hash(self) -> str:
         """Equal for two specs exactly if they encode every row alike."""
         return digest(self.model_dump_json())
+
+    def changed_in(self, config: Config) -> list[str]:
+        """What a configuration asks for that this spec was not fitted to; empty if nothing.
+
+        Args:
+            config: The configuration of a later job.
+
+        Returns:
+            The keys of the configuration that differ.
+        """
+        fitted = {
+            "label": self.label,
+            "keys": self.keys,
+            "fields": tuple(f.config for f in self.fields),
+            "crosses": tuple(c.config for c in self.crosses),
+            "split": self.split.config,
+        }
+        return [key for key, value in fitted.items() if getattr(config, key) != value]
 
     def difference(self, other: "FeatureSpec") -> list[str]:
         """Names what differs between two specs, a line each; empty if they are the same.

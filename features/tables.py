@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
+from conf.schema import Config
 from features.errors import DataError
 from features.spec import Prepared
 
@@ -97,20 +98,27 @@ def publish(spark: SparkSession, root: str, prepared: Prepared, metadata: Mappin
     return write(frame, root, "prepared", metadata)
 
 
-def read_prepared(spark: SparkSession, root: str) -> Prepared:
+def read_prepared(spark: SparkSession, config: Config) -> Prepared:
     """What the last finished ``prepare`` published.
 
     Args:
         spark: The session.
-        root: Folder of the tables.
+        config: The pipeline.
 
     Returns:
         Its spec and table versions.
 
     Raises:
-        DataError: None has finished yet.
+        DataError: None has finished yet, or only one of another configuration.
     """
+    root = config.tables.root
     row = read(spark, root, "prepared").select("prepared").head()
     if row is None:
         raise DataError(f"{table_path(root, 'prepared')} is empty. Run jobs/prepare.py first")
-    return Prepared.model_validate_json(row[0])
+    prepared = Prepared.model_validate_json(row[0])
+    if changed := prepared.spec.changed_in(config):
+        raise DataError(
+            f"the tables in {root} were prepared with another {', '.join(changed)}. "
+            "Run jobs/prepare.py again"
+        )
+    return prepared

@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+import time
 from collections.abc import Callable
 
 from afm.errors import ModelError
@@ -37,6 +38,8 @@ def run(main: Callable[[Config], None], usage: str | None) -> None:
     except Exception as error:
         if os.environ.get(TRACE):
             raise
+        if os.environ.get("HOROVOD_RANK", "0") != "0":
+            time.sleep(3)  # what is wrong for all ranks, the first one says before it ends them
         print(f"error: {_message(error)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
@@ -49,4 +52,7 @@ def _message(error: Exception) -> str:
     causes = re.findall(r"^\s*Caused by: (.+)$", text, re.MULTILINE)
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = causes[-1] if causes else f"{type(error).__name__}: {' '.join(lines[:1])}"
+    expression = re.search(r"^== SQL.*==\n(.+)$", text, re.MULTILINE)
+    if expression:
+        return f"the expression {expression[1]!r} fails on a value of the data: {said}"
     return f"{said}\nRun again with {TRACE}=1 for the stack trace."

@@ -33,7 +33,7 @@ def main(config: Config) -> None:
     """Measures the models of a pipeline on its test rows."""
     spark = open_session("evaluate")
     root = config.tables.root
-    prepared = tables.read_prepared(spark, root)
+    prepared = tables.read_prepared(spark, config)
     artifacts = models_to_measure(config, prepared.spec)
     features = tables.read(spark, root, "features", prepared.versions["features"])
     test = features.where(F.col(SPLIT) == "test")

@@ -28,7 +28,7 @@ def main(config: Config) -> None:
     started = time.monotonic()
     spark = open_session("score")
     root = config.tables.root
-    prepared = tables.read_prepared(spark, root)
+    prepared = tables.read_prepared(spark, config)
     model = load(config.models_root, config.model.name, config.train.run)
     model.require(prepared.spec)
     items = load_items(spark, config, prepared, model)

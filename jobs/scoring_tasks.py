@@ -17,9 +17,10 @@ from afm.scoring import Ranking, recommend, recommend_among
 from afm.slots import from_arrow
 from conf.schema import Config
 from features import tables
+from features.clean import readable_values
 from features.errors import DataError
 from features.sources import read as read_source
-from features.spec import ITEM, SPLIT, USER, Input, Prepared
+from features.spec import ITEM, SPLIT, UNSEEN, USER, Input, Prepared
 from features.transform import Encoder
 
 _USERS_PER_TASK = 16_384
@@ -60,26 +61,30 @@ def load_items(spark: SparkSession, config: Config, prepared: Prepared, model: A
     if "items" not in versions or "users" not in versions:
         raise DataError("scoring needs users and items: set keys.user and keys.item")
     inputs = model.layout.inputs
-    items = tables.read(spark, root, "items", versions["items"]).toArrow().sort_by(ITEM)
+    own = [i for i in inputs if i.side == "item"]
+    encoded = tables.read(spark, root, "items", versions["items"])
+    items = encoded.select(ITEM, *[i.name for i in own]).toArrow().sort_by(ITEM)
     vocabulary = tables.read(spark, root, "vocabulary", versions["vocabulary"]).toArrow()
     encoder = Encoder.of(prepared.spec, vocabulary)
+    contexts = [i for i in inputs if i.side == "context"]
     side = prepare_items(
         model.weights,
         model.layout,
         model.manifest.config.model.scale,
-        from_arrow([i for i in inputs if i.side == "item"], items),
-        context=encode_context(config, encoder, [i for i in inputs if i.side == "context"]),
+        from_arrow(own, items),
+        context=encode_context(spark, config, encoder, contexts),
         crosses=encoder.crosses,
     )
     return Items(items[ITEM].combine_chunks(), side)
 
 
 def encode_context(
-    config: Config, encoder: Encoder, inputs: Sequence[Input]
+    spark: SparkSession, config: Config, encoder: Encoder, inputs: Sequence[Input]
 ) -> dict[str, NDArray[Any]]:
-    """Encodes the raw values that ``score.context`` gives.
+    """Encodes the values that ``score.context`` gives, as ``prepare`` encodes a log's.
 
     Args:
+        spark: The session.
         config: The pipeline.
         encoder: Spec and vocabularies.
         inputs: The context fields.
@@ -88,38 +93,30 @@ def encode_context(
         An encoded value per field.
 
     Raises:
-        DataError: A field has no value.
+        DataError: A field has no value, or one that no training row had.
     """
-    values: Mapping[str, Any] = config.score.context
-    fields = {f.config.name: f.config for f in encoder.spec.fields}
-    own = [i for i in inputs if i.parents is None]
-    lacking = [i.name for i in own if i.name not in values]
+    if not inputs:
+        return {}
+    values = config.score.context
+    names = [i.name for i in inputs if i.parents is None]
+    lacking = [name for name in names if name not in values]
     if lacking:
         raise DataError(
             f"score.context: give a value for {', '.join(lacking)} (null for a missing one): "
             "recommendations are made for one context"
         )
-    columns = {}
-    for wanted in own:
-        value = values[wanted.name]
-        if value in fields[wanted.name].missing:
-            value = None
-        match wanted.encode:
-            case "value":
-                number = None if value is None else float(value)
-                columns[wanted.name] = pa.array([number], pa.float64())
-            case "multi":
-                parts = None if value is None else str(value).split(fields[wanted.name].separator)
-                columns[wanted.name] = pa.array([parts], pa.list_(pa.string()))
-            case _:
-                text = None if value is None else str(value)
-                columns[wanted.name] = pa.array([text], pa.string())
-    if not columns:
-        return {}
-    batch = pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-    encoded = encoder.encode(batch, inputs)
-    table = pa.table(encoded)
-    return {name: array[0] for name, array in from_arrow(inputs, table).items()}
+    fields = [f.config for f in encoder.spec.fields if f.config.name in names]
+    readable = readable_values(spark, fields, values).toArrow()
+    encoded = encoder.encode(readable.combine_chunks().to_batches()[0], inputs)
+    columns = from_arrow(inputs, pa.table(encoded))
+    for wanted in inputs:
+        if wanted.encode != "value" and wanted.parents is None and UNSEEN in columns[wanted.name]:
+            known = encoder.vocabularies[wanted.name].slice(0, 10).to_pylist()
+            raise DataError(
+                f"score.context.{wanted.name} = {values[wanted.name]!r}: no training row had it. "
+                f"The most frequent are {', '.join(known)}"
+            )
+    return {name: column[0] for name, column in columns.items()}
 
 
 def score(
@@ -139,24 +136,25 @@ def score(
         ``explanation``, the pairs of fields with the largest attention.
 
     Raises:
-        DataError: The candidates table has not the columns it needs.
+        DataError: The candidates table lacks a column, or names nobody that is known.
     """
     root, versions = config.tables.root, prepared.versions
     users = tables.read(spark, root, "users", versions["users"])
     inputs = [i for i in model.layout.inputs if i.side == "user"]
     users = users.select(USER, *[i.name for i in inputs])
     candidates = config.score.candidates is not None
+    log = tables.read(spark, root, "features", versions["features"])
+    seen = log.where(F.col(SPLIT).isin(list(config.score.exclude_seen))).select(USER, ITEM)
     if config.score.candidates is not None:
-        pairs = read_source(spark, config.score.candidates, "score.candidates")
-        lacking = [c for c in (USER, ITEM) if c not in pairs.columns]
-        if lacking:
-            raise DataError(f"score.candidates has no column {', '.join(lacking)}")
+        wanted = read_source(spark, config.score.candidates, "score.candidates")
+        pairs = _typed_pairs(wanted, log).join(seen, [USER, ITEM], "left_anti")
         users = users.join(_places(spark, pairs, items.keys), USER)
     else:
-        log = tables.read(spark, root, "features", versions["features"])
-        seen = log.where(F.col(SPLIT).isin(list(config.score.exclude_seen)))
         users = users.join(_places(spark, seen, items.keys), USER, "left")
-    tasks = max(spark.sparkContext.defaultParallelism, -(-users.count() // _USERS_PER_TASK))
+    count = users.count()
+    if not count:
+        raise DataError("score.candidates: no pair is left that names a known user and item")
+    tasks = max(spark.sparkContext.defaultParallelism, -(-count // _USERS_PER_TASK))
     # By range: each file then holds a range of users, and a query for one user reads one file.
     blocks = users.repartitionByRange(tasks, USER)
 
@@ -177,6 +175,15 @@ def score(
     user_type = users.schema[USER].dataType.simpleString()
     item_type = _spark_type(items.keys)
     return blocks.mapInArrow(rank, f"{USER} {user_type}, {ITEM} {item_type}, {_SCORES}")
+
+
+def _typed_pairs(wanted: DataFrame, log: DataFrame) -> DataFrame:
+    """Candidates with keys of the log's types, so that they compare as keys do."""
+    lacking = [c for c in (USER, ITEM) if c not in wanted.columns]
+    if lacking:
+        raise DataError(f"score.candidates has no column {', '.join(lacking)}")
+    keys = [F.col(key).try_cast(log.schema[key].dataType).alias(key) for key in (USER, ITEM)]
+    return wanted.select(*keys)
 
 
 def _places(spark: SparkSession, pairs: DataFrame, keys: pa.Array) -> DataFrame:

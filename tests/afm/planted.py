@@ -56,6 +56,11 @@ def planted_rows(rows: int, seed: int) -> dict[str, NDArray[np.generic]]:
     }
 
 
+def numbered(rows: int, seed: int = 0) -> dict[str, NDArray[np.generic]]:
+    """Rows whose age is their number."""
+    return planted_rows(rows, seed) | {"age": np.arange(rows, dtype=np.float32)}
+
+
 def to_table(columns: dict[str, NDArray[np.generic]], split: str, first_row: int) -> pa.Table:
     """Columns as a piece of the features table."""
     rows = len(columns["label"])

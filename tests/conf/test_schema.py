@@ -47,6 +47,11 @@ def config(**changes: Any) -> Config:
             },
             "source.users needs keys.user",
         ),
+        (
+            {"quality": {"rules": [{"name": "label", "expr": "true"}]}},
+            "the rule name 'label' is taken",
+        ),
+        ({"tables": {"root": "s3://lake/x"}}, "root is a URL: give `models` a folder"),
         ({"score": {"context": {"user": 1}}}, "'user', which is no context field"),
     ],
 )
@@ -78,8 +83,19 @@ def test_field_takes_its_column_if_no_expression_is_given() -> None:
 def test_table_version_is_for_delta() -> None:
     with pytest.raises(ValidationError, match="`version` is for Delta tables; this one is csv"):
         Table(format="csv", path="x", version=1)
+    with pytest.raises(ValidationError, match="options.mode would lose rows uncounted"):
+        Table(format="csv", path="x", options={"mode": "DROPMALFORMED"})
+    with pytest.raises(ValidationError, match="name a Delta version by `version`"):
+        Table(format="delta", path="x", options={"timestampAsOf": "2024-01-01"})
     with pytest.raises(ValidationError, match="give one path"):
         Table(format="delta", path=("x", "y"))
+
+
+def test_values_keep_their_types() -> None:
+    fields = [{**USER, "impute": {"default": 0}}, ITEM, {**ITEM, "name": "hour", "side": "context"}]
+    made = config(fields=fields, score={"context": {"hour": 20}})
+    assert repr(made.score.context["hour"]) == "20"
+    assert repr(made.fields[0].impute.default) == "0"
 
 
 def test_config_is_frozen() -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.clean import clean_interactions, clean_side, join_sides, latest_rows
+from conf.schema import FieldConfig
+from features.clean import (
+    clean_interactions,
+    clean_side,
+    join_sides,
+    latest_rows,
+    readable_values,
+)
 from features.errors import DataError
 from features.quality import require_quality, tally
 
@@ -65,7 +72,7 @@ def test_every_row_is_accepted_or_quarantined(spark, make_config) -> None:
     log = pd.DataFrame(
         {
             "u": ["a", None, "c", "d", "e", "f", "g"],
-            "i": [1, 2, None, 4, 5, 6, 7],
+            "i": pd.array([1, 2, None, 4, 5, 6, 7], dtype="Int64"),
             "t": [1, 2, 3, 4, 5, 6, 7],
             "clicked": [1, 0, 1, None, 2, 0, 1],
             "x": ["1", "2", "3", "4", "5", "inf", "many"],
@@ -79,6 +86,7 @@ def test_every_row_is_accepted_or_quarantined(spark, make_config) -> None:
     checked = clean_interactions(spark, config)
     counts = tally(checked)
     assert (counts.read, counts.accepted, counts.labels) == (7, 1, {1: 1})
+    assert (checked.accepted.count(), checked.quarantine.count()) == (1, 6)
     assert counts.refused == {"label": 2, "user_key": 1, "item_key": 1, "x": 2}
     rows = checked.quarantine.collect()
     assert {r["rule"]: r["reason"] for r in rows} == {
@@ -112,6 +120,23 @@ def test_own_rule_refuses_false_and_null(spark, make_config) -> None:
         (
             {"fields": [field(expr="array(1) + 1"), field(name="u")]},
             r"field x: expr: 'array\(1\) \+ 1' does not work: .*DATATYPE_MISMATCH",
+        ),
+        (
+            {"fields": [field(expr="explode(array(1, 2))"), field(name="u")]},
+            r"field x: expr: 'explode\(array\(1, 2\)\)' does not work: .*GENERATOR",
+        ),
+        (
+            {"fields": [field(expr="max(i)"), field(name="u")]},
+            r"field x: expr: 'max\(i\)' does not give one value for each row",
+        ),
+        (
+            {"fields": [field(expr="current_date()", encode="value"), field(name="u")]},
+            r"field x: expr: 'current_date\(\)' does not work",
+        ),
+        ({"keys": {"user": "1.5D", "item": "i"}}, r"keys.user is double: use cast\(1.5D as bigi"),
+        (
+            {"quality": {"rules": [{"name": "r", "expr": "i"}]}},
+            r"quality\.rules\.0\.expr: 'i' is not a condition",
         ),
         (
             {"quality": {"rules": [{"name": "r", "expr": "z > 1"}]}},
@@ -179,6 +204,33 @@ def test_side_table_keeps_one_row_per_key(spark, make_config, tmp_path) -> None:
     joined = join_sides(clean_interactions(spark, config).accepted, {"user": checked.accepted})
     ages = {r["user_key"]: r["age"] for r in joined.collect()}
     assert ages == {"a": 1.0, "b": 4.0, "c": None, "d": None}
+
+
+def test_side_keeps_the_row_that_can_be_used(spark, make_config, tmp_path) -> None:
+    users = pd.DataFrame({"u": ["a", "a", "b"], "age": ["12x", "30", "7"]})
+    users.to_parquet(tmp_path / "users.parquet")
+    source = {
+        "interactions": {"format": "parquet", "path": str(tmp_path / "log.parquet")},
+        "users": {"format": "parquet", "path": str(tmp_path / "users.parquet")},
+    }
+    age = {"name": "age", "side": "user", "encode": "value"}
+    config = make_config(pd.DataFrame(KEYS), source=source, fields=[age, field(expr="i")])
+    accepted = clean_side(spark, config, "user").accepted.collect()
+    assert {r["user_key"]: r["age"] for r in accepted} == {"a": 30.0, "b": 7.0}
+
+
+def test_readable_values_are_those_of_a_log(spark) -> None:
+    fields = [
+        FieldConfig(name="tab", side="context", encode="index", missing=(-124,)),
+        FieldConfig(name="new", side="context", encode="index"),
+        FieldConfig(name="tags", side="context", encode="multi", separator=",", missing=("?",)),
+        FieldConfig(name="x", side="context", encode="value"),
+    ]
+    values = {"tab": "-124", "new": True, "tags": "a, b,?,,a", "x": 3}
+    (row,) = readable_values(spark, fields, values).collect()
+    assert row.asDict() == {"tab": None, "new": "true", "tags": ["a", "b"], "x": 3.0}
+    with pytest.raises(DataError, match="x = 'many' is not a finite number"):
+        readable_values(spark, fields, values | {"x": "many"})
 
 
 def test_latest_rows_takes_the_newest_of_each_key(spark) -> None:

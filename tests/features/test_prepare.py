@@ -178,6 +178,52 @@ def test_spec_encodes_new_rows(spark, pipeline, make_config) -> None:
     assert rows["user_city"].tolist()[1:] == [1, 0]
 
 
+def test_malformed_lines_are_refused_whatever_columns_are_used(
+    spark, make_config, tmp_path: Path
+) -> None:
+    log = small_log()[["u", "i", "t", "clicked"]].assign(memo="1", age=range(400)).astype(str)
+    log.loc[3, "memo"] = "not a number, in a column that no field uses"
+    log.loc[9, "age"] = "x"
+    log.to_csv(tmp_path / "log.csv", index=False)
+    columns = "u STRING, i INT, t INT, clicked INT, memo INT, age INT"
+    source = {"format": "csv", "path": str(tmp_path / "log.csv"), "columns": columns}
+    fields = [
+        {"name": "user", "side": "user", "expr": "u", "encode": "index"},
+        {"name": "age", "side": "context", "encode": "index"},
+    ]
+    prepared = prepare(spark, make_config(source={"interactions": source}, fields=fields))
+    root = tmp_path / "tables"
+    assert prepared.rows["interactions.quarantined"] == 2
+    assert sum(prepared.rows[s] for s in ("train", "validation", "test")) == 398
+    assert len(frame(root, "interactions", prepared)) == 398
+    assert set(frame(root, "quarantine", prepared)["rule"]) == {"malformed"}
+    assert len(frame(root, "quarantine", prepared)) == 2
+
+
+def test_users_that_only_the_log_knows_are_kept(spark, make_config, tmp_path: Path) -> None:
+    users = pd.DataFrame({"u": ["u1", "u2", "new"], "age": [30, 40, 50]})
+    users.to_parquet(tmp_path / "users.parquet")
+    source = {
+        "interactions": {"format": "parquet", "path": str(tmp_path / "log.parquet")},
+        "users": {"format": "parquet", "path": str(tmp_path / "users.parquet")},
+    }
+    fields = [f for f in FIELDS if f["name"] in ("age", "item")]
+    prepared = prepare(spark, make_config(source=source, fields=fields))
+    keys = set(frame(tmp_path / "tables", "users", prepared)["user_key"])
+    assert keys == {"new", *small_log()["u"]}
+
+
+def test_keys_of_two_types_are_named(spark, make_config, tmp_path: Path) -> None:
+    pd.DataFrame({"u": [1, 2], "age": [30, 40]}).to_parquet(tmp_path / "users.parquet")
+    source = {
+        "interactions": {"format": "parquet", "path": str(tmp_path / "log.parquet")},
+        "users": {"format": "parquet", "path": str(tmp_path / "users.parquet")},
+    }
+    fields = [f for f in FIELDS if f["name"] in ("age", "item")]
+    with pytest.raises(DataError, match=r"keys.user is string in the log and bigint in source.us"):
+        prepare(spark, make_config(source=source, fields=fields))
+
+
 def test_prepare_when_a_rule_fails_writes_nothing(spark, make_config, tmp_path: Path) -> None:
     log = small_log().assign(clicked=1)
     with pytest.raises(DataError, match="all 400 accepted rows have label 1"):
@@ -192,7 +238,7 @@ def test_prepare_that_fails_late_leaves_the_published_tables(
     prepared = prepare(spark, config)
     with pytest.raises(DataError, match="field age: no training row has a value"):
         prepare(spark, make_config(small_log().assign(age=None)))
-    assert tables.read_prepared(spark, config.tables.root) == prepared
+    assert tables.read_prepared(spark, config) == prepared
     assert len(frame(tmp_path / "tables", "features", prepared)) == 400
 
 

@@ -1,6 +1,6 @@
 """The contract: JSON in and out, one hash per meaning, differences by name."""
 
-from conf.schema import Cross, FieldConfig, Keys, SplitConfig
+from conf.schema import Config, Cross, FieldConfig, Keys, SplitConfig
 from features.spec import FeatureSpec, FittedCross, FittedField, FittedSplit, Input, Scaling
 
 
@@ -11,7 +11,7 @@ def field(name: str, side: str, encode: str, cardinality: int, **more: object) -
 
 SPEC = FeatureSpec(
     label="clicked",
-    keys=Keys(user="u", item="i"),
+    keys=Keys(user="u", item="i", time="t"),
     fields=(
         field("user", "user", "index", 12),
         field("age", "user", "value", 1, fill=31.5, scaling=Scaling(offset=30.0, factor=0.1)),
@@ -52,6 +52,23 @@ def test_difference_names_fields_and_what_changed() -> None:
     fewer = SPEC.model_copy(update={"fields": SPEC.fields[1:]})
     assert SPEC.difference(fewer) == ["field user: only in the first"]
     assert fewer.difference(SPEC) == ["field user: only in the second"]
+
+
+def test_changed_in_names_what_a_later_configuration_asks_for() -> None:
+    config = Config.model_validate(
+        {
+            "source": {"interactions": {"format": "csv", "path": "x"}},
+            "tables": {"root": "out"},
+            "label": SPEC.label,
+            "keys": SPEC.keys,
+            "fields": [f.config for f in SPEC.fields],
+            "crosses": [c.config for c in SPEC.crosses],
+            "split": SPEC.split.config,
+        }
+    )
+    assert SPEC.changed_in(config) == []
+    changed = config.model_copy(update={"label": "liked", "crosses": ()})
+    assert SPEC.changed_in(changed) == ["label", "crosses"]
 
 
 def test_difference_tells_vocabularies_and_statistics() -> None:

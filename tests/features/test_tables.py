@@ -8,8 +8,7 @@ from deltalake import DeltaTable
 
 from features import tables
 from features.errors import DataError
-from features.spec import Prepared
-from tests.features.test_spec import SPEC
+from features.spec import FeatureSpec, FittedField, FittedSplit, Prepared
 
 
 def test_write_replaces_rows_and_schema_in_one_commit(spark, tmp_path: Path) -> None:
@@ -41,9 +40,18 @@ def test_read_where_no_table_is(spark, tmp_path: Path) -> None:
         tables.read(spark, str(tmp_path), "users", version=7)
 
 
-def test_publish_is_read_back(spark, tmp_path: Path) -> None:
-    prepared = Prepared(spec=SPEC, versions={"features": 3}, rows={"train": 8})
-    tables.publish(spark, str(tmp_path), prepared, {})
-    assert tables.read_prepared(spark, str(tmp_path)) == prepared
-    row = DeltaTable(str(tmp_path / "prepared")).to_pandas()
-    assert list(row["spec_hash"]) == [SPEC.hash]
+def test_publish_is_read_back(spark, make_config, tmp_path: Path) -> None:
+    config = make_config()
+    spec = FeatureSpec(
+        label=config.label,
+        keys=config.keys,
+        fields=tuple(FittedField(config=f, cardinality=3) for f in config.fields),
+        split=FittedSplit(config=config.split),
+    )
+    prepared = Prepared(spec=spec, versions={"features": 3}, rows={"train": 8})
+    tables.publish(spark, config.tables.root, prepared, {})
+    assert tables.read_prepared(spark, config) == prepared
+    row = DeltaTable(f"{config.tables.root}/prepared").to_pandas()
+    assert list(row["spec_hash"]) == [spec.hash]
+    with pytest.raises(DataError, match="were prepared with another label, split"):
+        tables.read_prepared(spark, make_config(label="liked", split={"seed": 1}))

@@ -34,7 +34,7 @@ def pipeline(tmp_path: Path) -> Path:
         ("source.interactions.path=/nowhere/log.csv", "source.interactions.path: no csv table at"),
         ("label=clickd", "label: there is no column `clickd`; there are: u, i, clicked, city"),
         ("label=ones", "label: all 300 accepted rows have label 1; the expression has to"),
-        ("fields.1.expr=city + 1", "CAST_INVALID_INPUT"),
+        ("fields.1.expr=city + 1", "the expression 'city + 1' fails on a value of the data: "),
         (
             "fields.1={name: item, side: item, expr: city, encode: value}",
             "rule item refuses 300 of 300 rows (100.0%, allowed 10.0%): city is not a",

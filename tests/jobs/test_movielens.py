@@ -176,8 +176,9 @@ def test_one_and_two_ranks_agree(where: list[str], outputs, root: Path) -> None:
 
 
 def test_candidates_are_scored_alone(where: list[str], outputs, root: Path) -> None:
+    seen = frame(root, "interactions").head(30)[["user_key", "item_key"]]
     wanted = frame(root, "scores").groupby("user_key").head(2)[["user_key", "item_key"]].head(40)
-    wanted.to_parquet(root / "candidates.parquet", index=False)
+    pd.concat([wanted, seen]).astype(str).to_parquet(root / "candidates.parquet", index=False)
     candidates = f"score.candidates={{format: parquet, path: {root / 'candidates.parquet'}}}"
     everything = frame(root, "scores").set_index(["user_key", "item_key"])["logit"]
     spark("score", YAML, *where, candidates, "score.top_k=1")

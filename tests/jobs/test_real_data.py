@@ -65,9 +65,37 @@ def test_kuairand_joins_log_users_and_videos(shared_data: Path, tmp_path: Path) 
     )
     metrics = frame(tmp_path, "metrics").set_index("model")
     assert metrics.loc["afm", "auc"] > 0.65
+    hours = frame(tmp_path, "vocabulary").query("field == 'hour'").set_index("value")["index"]
     scores = frame(tmp_path, "scores")
+    check_context(tmp_path, scores, hour=hours["20"])
     assert (scores.groupby("user_key").size() == 5).all()
     assert scores["user_key"].nunique() == len(users)
+
+
+def check_context(root: Path, scores: pd.DataFrame, hour: int) -> None:
+    """Scores are those of the model's forward at 20 o'clock in tab 1, crosses included."""
+    from afm.forward import Parameters, forward
+
+    artifact = load(root / "models", "afm")
+    vocabulary = frame(root, "vocabulary")
+    rows = (
+        scores.head(300)
+        .merge(frame(root, "users"), on="user_key")
+        .merge(frame(root, "items"), on="item_key")
+    )
+    tab = vocabulary.query("field == 'tab' and value == '1'")["index"].iloc[0]
+    rows = rows.assign(tab=tab, hour=hour)
+    cross = vocabulary.query("field == 'activity_upload'").set_index("value")["index"]
+    b = {i.name: i.cardinality for i in artifact.layout.inputs}["upload"]
+    codes = (rows["activity"] * b + rows["upload"]).astype(str)
+    known = codes.map(cross).fillna(1)
+    rows["activity_upload"] = known.where((rows["activity"] > 0) & (rows["upload"] > 0), 0)
+    columns = {
+        i.name: np.stack(rows[i.name]) if i.encode == "multi" else rows[i.name].to_numpy()
+        for i in artifact.layout.inputs
+    }
+    parameters = Parameters.of(artifact.weights, artifact.layout, "pairs")
+    np.testing.assert_allclose(rows["logit"], forward(parameters, columns), atol=1e-5)
 
 
 def run_all(spark, config: Config, root: Path) -> pd.DataFrame:
