@@ -5,6 +5,7 @@ one more for the vocabularies of crosses, which are pairs of indices.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -128,7 +129,7 @@ def _statistics(config: Config, train: DataFrame) -> dict[str, tuple[float, scal
     }
 
 
-def _rounded(number: float) -> float:
+def _rounded(number: Any) -> Any:
     """12 significant digits: the last bits of a sum depend on the order in which tasks finish."""
     return float(f"{number:.12g}") if isinstance(number, float) else number
 

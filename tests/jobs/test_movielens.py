@@ -1,5 +1,6 @@
 """The whole pipeline on 100,004 ratings, through the commands of the README."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -78,7 +79,7 @@ def test_models_beat_the_constant_rate_by_far(outputs: dict[str, str], root: Pat
 def test_metrics_against_scikit_learn(outputs, root: Path) -> None:
     from sklearn import metrics as peer
 
-    logits, labels = torch_logits(root, "afm", rows_of_test(root))
+    logits, labels = torch_logits(root / "models", "afm", rows_of_test(root))
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     mine = frame(root, "metrics").set_index("model").loc["afm"]
     assert mine["auc"] == pytest.approx(peer.roc_auc_score(labels, logits), abs=1e-5)
@@ -109,7 +110,7 @@ def test_scores_are_the_models_and_the_best(outputs, root: Path) -> None:
     seen = frame(root, "interactions").groupby("user_key")["item_key"].agg(set)
     for user in users["user_key"].sample(5, random_state=0):
         pairs = users[users["user_key"] == user].merge(items, how="cross")
-        logits = pd.Series(torch_logits(root, "afm", pairs)[0], index=pairs["item_key"])
+        logits = pd.Series(torch_logits(root / "models", "afm", pairs)[0], index=pairs["item_key"])
         table = scores.loc[user]
         np.testing.assert_allclose(table["logit"], logits[table.index], atol=1e-5)
         np.testing.assert_allclose(
@@ -175,6 +176,20 @@ def test_one_and_two_ranks_agree(where: list[str], outputs, root: Path) -> None:
     assert one.log_loss == pytest.approx(two.log_loss, abs=0.005)
 
 
+def test_afm_is_not_behind_fm_over_three_seeds(where: list[str], outputs, root: Path) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    models = root / "seeds"  # apart, so that `latest` stays where it is
+    auc: dict[str, list[float]] = {"afm": [], "fm": []}
+    for name, seed in itertools.product(auc, range(3)):
+        overrides = [f"tables.models={models}", f"model.name={name}", f"train.seed={seed}"]
+        command("python", "jobs/train.py", YAML, *where, *overrides)
+        logits, labels = torch_logits(models, name, rows_of_test(root))
+        auc[name].append(roc_auc_score(labels, logits))
+    assert np.mean(auc["afm"]) >= np.mean(auc["fm"])
+    assert min(auc["afm"]) > 0.78
+
+
 def test_candidates_are_scored_alone(where: list[str], outputs, root: Path) -> None:
     seen = frame(root, "interactions").head(30)[["user_key", "item_key"]]
     wanted = frame(root, "scores").groupby("user_key").head(2)[["user_key", "item_key"]].head(40)
@@ -197,9 +212,9 @@ def prepared(root: Path) -> Prepared:
     return Prepared.model_validate_json(frame(root, "prepared")["prepared"][0])
 
 
-def torch_logits(root: Path, name: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def torch_logits(models: Path, name: str, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Logits by the torch model, loaded from its folder, and the labels if there are any."""
-    artifact = load(root / "models", name)
+    artifact = load(models, name)
     model = build_model(artifact.layout, artifact.manifest.config.model, seed=0).eval()
     model.load_state_dict({k: torch.from_numpy(v) for k, v in artifact.weights.items()})
     columns = {
