@@ -168,10 +168,10 @@ def test_rerun_ends_in_the_same_content(outputs, where: list[str], root: Path) -
 
 
 def test_one_and_two_ranks_agree(where: list[str], outputs, root: Path) -> None:
-    settings = [*where, "train.epochs=2"]
+    settings = [*where, "train.epochs=2", f"tables.models={root / 'ranks'}"]
     command("python", "jobs/train.py", YAML, *settings, "train.run=one")
     train(2, YAML, *settings, "train.run=two")
-    one, two = (load(root / "models", "afm", run).manifest.validation for run in ("one", "two"))
+    one, two = (load(root / "ranks", "afm", run).manifest.validation for run in ("one", "two"))
     assert one.auc == pytest.approx(two.auc, abs=0.005)
     assert one.log_loss == pytest.approx(two.log_loss, abs=0.005)
 
