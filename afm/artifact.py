@@ -16,7 +16,7 @@ imports neither torch nor Spark: Spark's workers load models with it.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -29,12 +29,11 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from afm.errors import ArtifactError
+from afm.forward import Weights
 from afm.metrics import Metrics
 from afm.slots import Layout
 from conf.schema import Config, Section, digest
 from features.spec import FeatureSpec
-
-Weights = Mapping[str, NDArray[np.float32]]
 
 LATEST = "latest"
 WEIGHTS, CURVES, MANIFEST = "weights.safetensors", "curves.json", "manifest.json"

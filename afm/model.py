@@ -120,8 +120,20 @@ class FM(nn.Module):
             Logits (B,).
         """
         v = field_vectors(rows, x, self.embedding, self.field_of_slot, self.fields)  # (B, F, K)
-        pooled: Tensor = self.dropout(interaction_sum(self.embedding_dropout(v)))  # (B, K)
-        return linear_term(rows, x, self.bias, self.linear) + pooled.sum(dim=1)  # (B,)
+        interaction = self.interaction(self.embedding_dropout(v))  # (B,)
+        return linear_term(rows, x, self.bias, self.linear) + interaction  # (B,)
+
+    def interaction(self, v: Tensor) -> Tensor:
+        """What the pairs of fields add to the logits.
+
+        Args:
+            v: Field vectors (B, F, K).
+
+        Returns:
+            Their part of the logits (B,).
+        """
+        pooled: Tensor = self.dropout(interaction_sum(v))  # (B, K)
+        return pooled.sum(dim=1)  # (B,)
 
 
 class Attention(nn.Module):
@@ -170,8 +182,8 @@ class Attention(nn.Module):
         return attention_pool(v, self.W, self.b, self.h, self.pair_bias)
 
 
-class AFM(nn.Module):
-    """ŷ = w0 + Σ_s x_s w_s + pᵀ (c Σ_{i<j} a_ij (v_i∘v_j)), c = P or 1.
+class AFM(FM):
+    """ŷ = w0 + Σ_s x_s w_s + pᵀ (c Σ_{i<j} a_ij (v_i∘v_j)), c = P or 1: FM, pooled by attention.
 
     Args:
         layout: Where the fields stand.
@@ -200,12 +212,15 @@ class AFM(nn.Module):
         init_std: float,
         generator: Generator,
     ) -> None:
-        super().__init__()
-        self.fields = len(layout.inputs)
+        super().__init__(
+            layout,
+            embedding_size=embedding_size,
+            embedding_dropout=embedding_dropout,
+            dropout=dropout,
+            init_std=init_std,
+            generator=generator,
+        )
         self.scale = self.fields * (self.fields - 1) // 2 if scale == "pairs" else 1
-        self.bias = nn.Parameter(torch.zeros(()))
-        self.linear = nn.Parameter(torch.zeros(layout.rows))
-        self.embedding = nn.Parameter(_normal((layout.rows, embedding_size), init_std, generator))
         self.attention = Attention(
             fields=self.fields,
             embedding_size=embedding_size,
@@ -215,28 +230,21 @@ class AFM(nn.Module):
             generator=generator,
         )
         self.p = nn.Parameter(torch.ones(embedding_size))
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.dropout = nn.Dropout(dropout)
-        self.field_of_slot: Tensor
-        self.register_buffer("field_of_slot", torch.tensor(layout.field_of_slot), persistent=False)
 
-    def forward(self, rows: Tensor, x: Tensor) -> Tensor:
-        """The logit of each row.
+    def interaction(self, v: Tensor) -> Tensor:
+        """What the pairs of fields add to the logits.
 
         Args:
-            rows: Embedding rows (B, S), integers.
-            x: Their numbers (B, S).
+            v: Field vectors (B, F, K).
 
         Returns:
-            Logits (B,).
+            Their part of the logits (B,).
         """
-        v = field_vectors(rows, x, self.embedding, self.field_of_slot, self.fields)  # (B, F, K)
-        pooled: Tensor = self.attention(self.embedding_dropout(v))  # (B, K)
-        pooled = self.dropout(self.scale * pooled)  # (B, K)
-        return linear_term(rows, x, self.bias, self.linear) + pooled @ self.p  # (B,)
+        pooled: Tensor = self.dropout(self.scale * self.attention(v))  # (B, K)
+        return pooled @ self.p  # (B,)
 
 
-def build_model(layout: Layout, config: ModelConfig, seed: int) -> AFM | FM:
+def build_model(layout: Layout, config: ModelConfig, seed: int) -> FM:
     """Builds the model that a configuration asks for.
 
     Args:

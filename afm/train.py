@@ -61,7 +61,7 @@ class Plan:
 class Trainee:
     """What changes while training."""
 
-    model: AFM | FM
+    model: FM
     optimizer: Optimizer
     curves: list[Epoch]
     best: dict[str, Tensor]
@@ -201,9 +201,7 @@ def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
     return done >= settings.epochs or done - best_epoch(curves) >= settings.patience
 
 
-def penalty(
-    model: AFM | FM, rows: Tensor, x: Tensor, l2: L2, *, global_rows: int, size: int
-) -> Tensor:
+def penalty(model: FM, rows: Tensor, x: Tensor, l2: L2, *, global_rows: int, size: int) -> Tensor:
     """One rank's share of the L2 penalties; the shares of all ranks add up to
 
     λ_embedding · (mean over the step's rows of Σ_s ‖V[row_s]‖²) + λ_attention · ‖W‖².
@@ -231,7 +229,7 @@ def penalty(
 
 
 @torch.no_grad()
-def measure(model: AFM | FM, part: Part, ranks: Ranks, device: torch.device) -> Metrics:
+def measure(model: FM, part: Part, ranks: Ranks, device: torch.device) -> Metrics:
     """Measures a model on a split, over all ranks.
 
     Args:
@@ -364,7 +362,7 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
     return manifest
 
 
-def _moments(model: AFM | FM, optimizer: Optimizer) -> dict[str, Tensor]:
+def _moments(model: FM, optimizer: Optimizer) -> dict[str, Tensor]:
     """Adam's steps and moments, by the name of their parameter."""
     return {
         f"{name}/{key}": tensor
