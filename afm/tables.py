@@ -4,7 +4,6 @@ The Delta log knows the files of a version (a folder scan would also read remove
 file's footer its rows. Neither needs Java.
 """
 
-import re
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from pyarrow import ArrowException, parquet
 
 from afm.errors import TableError
-from conf.schema import Split
+from conf.schema import Split, is_url
 from features.spec import LABEL, ROW, SPLIT, Prepared
 
 
@@ -50,7 +49,7 @@ def read_prepared(root: str) -> Prepared:
 
 def table_uri(root: str, name: str) -> str:
     """Where a table lies: below a URL, or below a folder that need not be absolute."""
-    if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", root):
+    if is_url(root):
         return f"{root.rstrip('/')}/{name}"
     return str(Path(root).resolve() / name)
 

@@ -129,15 +129,13 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
 
     Raises:
         TableError: The prepared tables cannot be read.
-        TrainError: The training or validation rows are none, or all of one class.
+        TrainError: The tables were prepared with another configuration, or the training or
+            validation rows are none, or all of one class.
     """
     root = config.tables.root
     prepared = read_prepared(root)
-    if changed := prepared.spec.changed_in(config):
-        raise TrainError(
-            f"the tables in {root} were prepared with another {', '.join(changed)}. "
-            "Run jobs/prepare.py again"
-        )
+    if problem := prepared.mismatch(config):
+        raise TrainError(problem)
     features = TableVersion(path=table_uri(root, "features"), version=prepared.versions["features"])
     layout = Layout.of(prepared.spec.inputs)
     batch_size = config.train.batch_size

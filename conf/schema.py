@@ -309,7 +309,7 @@ class Tables(Section):
 
     @model_validator(mode="after")
     def _models_are_mounted(self) -> Self:
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", self.root) and self.models is None:
+        if is_url(self.root) and self.models is None:
             raise ValueError("root is a URL: give `models` a folder that the machines share")
         return self
 
@@ -386,7 +386,12 @@ class Config(Section):
     @property
     def models_root(self) -> str:
         """Folder of the models, without a trailing slash."""
-        return self.tables.models or f"{re.sub('/+$', '', self.tables.root)}/models"
+        return self.tables.models or f"{self.tables.root.rstrip('/')}/models"
+
+
+def is_url(path: str) -> bool:
+    """Whether a path names its file system, as ``s3://lake/x`` does, and not a local folder."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", path) is not None
 
 
 def digest(*parts: str) -> str:

@@ -42,14 +42,8 @@ class Moments:
         mean = self.mean + share * (fill - self.mean)
         # Variance within the two groups, and between them.
         variance = (1 - share) * self.variance + share * (1 - share) * (fill - self.mean) ** 2
-        low, high = (
-            (self.minimum, self.maximum)
-            if not self.missing
-            else (
-                min(self.minimum, fill),
-                max(self.maximum, fill),
-            )
-        )
+        added = [fill] if self.missing else []
+        low, high = min([self.minimum, *added]), max([self.maximum, *added])
         return Moments(rows, 0, mean, variance, low, high)
 
 

@@ -146,8 +146,11 @@ class FeatureSpec(Section):
     def difference(self, other: "FeatureSpec") -> list[str]:
         """Names what differs between two specs, a line each; empty if they are the same.
 
-        >>> # a model trained on one spec and tables written with another:
-        >>> # spec.difference(other) -> ["field age: cardinality 63, not 62"]
+        Args:
+            other: The spec to compare with.
+
+        Returns:
+            Lines such as ``field age: cardinality 63, not 62``, this spec's value first.
         """
         lines = []
         mine, theirs = ({i.name: i for i in s.inputs} for s in (self, other))
@@ -179,3 +182,18 @@ class Prepared(Section):
     """Delta version of each table."""
     rows: dict[str, int] = Field(default_factory=dict)
     """Row counts: read, accepted, quarantined, and each split."""
+
+    def mismatch(self, config: Config) -> str:
+        """Why these tables are not those of a configuration; empty if they are.
+
+        Args:
+            config: The configuration of a later job.
+
+        Returns:
+            A sentence with the remedy, or nothing.
+        """
+        changed = ", ".join(self.spec.changed_in(config))
+        return changed and (
+            f"the tables in {config.tables.root} were prepared with another {changed}. "
+            "Run jobs/prepare.py again"
+        )

@@ -5,7 +5,6 @@ together through ``prepared``, written last: it names the version of each, and r
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 
 from pyspark.errors import AnalysisException
@@ -20,7 +19,7 @@ _LAST_VERSION = "spark.databricks.delta.lastCommitVersionInSession"
 
 def table_path(root: str, name: str) -> str:
     """Where one of our tables lies."""
-    return f"{re.sub('/+$', '', root)}/{name}"
+    return f"{root.rstrip('/')}/{name}"
 
 
 def write(
@@ -116,9 +115,6 @@ def read_prepared(spark: SparkSession, config: Config) -> Prepared:
     if row is None:
         raise DataError(f"{table_path(root, 'prepared')} is empty. Run jobs/prepare.py first")
     prepared = Prepared.model_validate_json(row[0])
-    if changed := prepared.spec.changed_in(config):
-        raise DataError(
-            f"the tables in {root} were prepared with another {', '.join(changed)}. "
-            "Run jobs/prepare.py again"
-        )
+    if problem := prepared.mismatch(config):
+        raise DataError(problem)
     return prepared

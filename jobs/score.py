@@ -51,15 +51,14 @@ def main(config: Config) -> None:
     )
     shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
     known = tables.read(spark, root, "items", prepared.versions["items"])
-    print(sample(scores.join(known.select(ITEM, *shown), ITEM), shown[0] if shown else ITEM))
+    print(sample(scores, known.select(ITEM, *shown), shown[0] if shown else ITEM))
 
 
-def sample(scores: DataFrame, name: str) -> str:
+def sample(scores: DataFrame, items: DataFrame, name: str) -> str:
     """The best items of a few users with the pairs of fields that explain them, to read."""
     some = scores.select(USER).distinct().orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN)
-    rows = (
-        scores.join(some, USER).where(F.col("rank") <= _ITEMS_SHOWN).orderBy(USER, "rank").collect()
-    )
+    few = scores.join(some, USER).where(F.col("rank") <= _ITEMS_SHOWN)
+    rows = few.join(items, ITEM).orderBy(USER, "rank").collect()
     lines = []
     for row in rows:
         if row["rank"] == 1:

@@ -1,6 +1,6 @@
 """Scoring as Spark tasks: the item side goes to every task once, users come in blocks."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,9 @@ from pyspark.sql import functions as F
 
 from afm.artifact import Artifact
 from afm.explain import explain_ranking
+from afm.forward import Columns
 from afm.item_side import ItemSide, prepare_items
-from afm.scoring import Ranking, recommend, recommend_among
+from afm.scoring import Pairs, Ranking, recommend, recommend_among
 from afm.slots import from_arrow
 from conf.schema import Config
 from features import tables
@@ -142,18 +143,21 @@ def score(
     users = tables.read(spark, root, "users", versions["users"])
     inputs = [i for i in model.layout.inputs if i.side == "user"]
     users = users.select(USER, *[i.name for i in inputs])
-    candidates = config.score.candidates is not None
     log = tables.read(spark, root, "features", versions["features"])
     seen = log.where(F.col(SPLIT).isin(list(config.score.exclude_seen))).select(USER, ITEM)
-    if config.score.candidates is not None:
+    best_of: Callable[[ItemSide, Columns, int, Pairs], Ranking]
+    if config.score.candidates is None:
+        best_of = recommend
+        count = users.count()  # before the join, where the Delta log knows it
+        users = users.join(_places(spark, seen, items.keys), USER, "left")
+    else:
+        best_of = recommend_among
         wanted = read_source(spark, config.score.candidates, "score.candidates")
         pairs = _typed_pairs(wanted, log).join(seen, [USER, ITEM], "left_anti")
         users = users.join(_places(spark, pairs, items.keys), USER)
-    else:
-        users = users.join(_places(spark, seen, items.keys), USER, "left")
-    count = users.count()
-    if not count:
-        raise DataError("score.candidates: no pair is left that names a known user and item")
+        count = users.count()
+        if not count:
+            raise DataError("score.candidates: no pair is left that names a known user and item")
     tasks = max(spark.sparkContext.defaultParallelism, -(-count // _USERS_PER_TASK))
     # By range: each file then holds a range of users, and a query for one user reads one file.
     blocks = users.repartitionByRange(tasks, USER)
@@ -165,16 +169,11 @@ def score(
         side: ItemSide = shared.value.side
         for batch in batches:
             columns = from_arrow(inputs, batch)
-            user, place = _pairs(batch.column(_PLACES))
-            if candidates:
-                ranking = recommend_among(side, columns, top_k, (user, place))
-            else:
-                ranking = recommend(side, columns, top_k, (user, place))
+            ranking = best_of(side, columns, top_k, _pairs(batch.column(_PLACES)))
             yield _to_rows(batch.column(USER), shared.value, columns, ranking, explained)
 
-    user_type = users.schema[USER].dataType.simpleString()
-    item_type = _spark_type(items.keys)
-    return blocks.mapInArrow(rank, f"{USER} {user_type}, {ITEM} {item_type}, {_SCORES}")
+    keys = [f"{key} {log.schema[key].dataType.simpleString()}" for key in (USER, ITEM)]
+    return blocks.mapInArrow(rank, ", ".join([*keys, _SCORES]))
 
 
 def _typed_pairs(wanted: DataFrame, log: DataFrame) -> DataFrame:
@@ -233,7 +232,3 @@ def _to_rows(
         "explanation": pa.ListArray.from_arrays(offsets, reasons),
     }
     return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-
-def _spark_type(keys: pa.Array) -> str:
-    return "bigint" if pa.types.is_integer(keys.type) else "string"

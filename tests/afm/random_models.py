@@ -13,6 +13,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from afm.forward import Parameters
+from afm.item_side import ItemSide, prepare_items
 from afm.slots import Layout
 from features.cross_table import CrossTable
 from features.spec import Input
@@ -55,6 +56,17 @@ class Case:
             codes, indices = np.array(entries, np.int64).reshape(-1, 2).T
             tables[name] = CrossTable(codes, indices.astype(np.int32), size)
         return tables
+
+    def item_side(self) -> ItemSide:
+        """Its items, prepared for scoring."""
+        return prepare_items(
+            self.weights,
+            self.layout,
+            self.scale,
+            self.items,
+            context=self.context,
+            crosses=self.crosses,
+        )
 
     def field(self, name: str) -> Input:
         return next(field for field in self.layout.inputs if field.name == name)

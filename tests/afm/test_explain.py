@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 
 from afm.explain import explain, explain_ranking
 from afm.forward import Parameters, forward
-from afm.item_side import prepare_items
 from afm.scoring import recommend
 from afm.slots import Layout
 from features.spec import Input
@@ -109,14 +108,7 @@ def test_fm_ranks_pairs_by_what_they_add_or_take() -> None:
 @quick
 @given(cases())
 def test_a_ranking_is_explained_as_its_rows_are(case: Case) -> None:
-    side = prepare_items(
-        case.weights,
-        case.layout,
-        case.scale,
-        case.items,
-        context=case.context,
-        crosses=case.crosses,
-    )
+    side = case.item_side()
     ranking = recommend(side, case.users, k=3)
     assume(len(ranking.user))
     explanation = explain_ranking(side, case.users, ranking, n=4)

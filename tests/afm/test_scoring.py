@@ -19,20 +19,9 @@ from tests.afm.random_models import Case, cases, random_weights, reference_of_al
 quick = settings(max_examples=60, deadline=None)
 
 
-def prepare(case: Case) -> ItemSide:
-    return prepare_items(
-        case.weights,
-        case.layout,
-        case.scale,
-        case.items,
-        context=case.context,
-        crosses=case.crosses,
-    )
-
-
 def all_logits(case: Case, side: ItemSide | None = None) -> np.ndarray:
     """Logits of all users with all items, by way of a ranking of all (U, I)."""
-    ranking = recommend(side or prepare(case), case.users, k=max(case.n_items, 1))
+    ranking = recommend(side or case.item_side(), case.users, k=max(case.n_items, 1))
     logits = np.full((case.n_users, case.n_items), np.nan, np.float32)
     logits[ranking.user, ranking.item] = ranking.logit
     return logits
@@ -126,7 +115,7 @@ def test_forward_of_no_rows_is_empty() -> None:
 @pytest.mark.parametrize("model", ["afm", "fm"])
 def test_scores_against_forward_when_users_and_items_are_many(model: str) -> None:
     case = id_case(100, 1500, size=16, model=model)
-    ranking = recommend(prepare(case), case.users, k=1500)
+    ranking = recommend(case.item_side(), case.users, k=1500)
     some = np.random.default_rng(1).permutation(len(ranking.user))[:3000]
     columns = case.rows(ranking.user[some], ranking.item[some])
     expected = forward(case.parameters, columns)
@@ -161,7 +150,7 @@ def test_scores_are_finite_and_right_when_one_pair_takes_all(pair: int, offset: 
 def test_scores_are_exact_when_only_some_users_have_extreme_attention() -> None:
     case = id_case(60, 300)
     case.weights["embedding"][2:30:3] *= 40  # every third user's id
-    ranking = recommend(prepare(case), case.users, k=300)
+    ranking = recommend(case.item_side(), case.users, k=300)
     columns = case.rows(ranking.user, ranking.item)
     expected = forward(case.parameters, columns)
     np.testing.assert_allclose(ranking.logit, expected, rtol=1e-4, atol=1e-4)
@@ -176,7 +165,7 @@ def test_ranking_equals_full_sort_when_items_tie_and_some_are_excluded(
     case = Case(**{**vars(case), "items": twice})
     everything = [(u, i) for u in range(case.n_users) for i in range(case.n_items)]
     excluded = data.draw(st.lists(st.sampled_from(everything))) if everything else []
-    side = prepare(case)
+    side = case.item_side()
     pairs = np.array(excluded, np.int64).reshape(-1, 2)
     ranking = recommend(side, case.users, k, (pairs[:, 0], pairs[:, 1]))
     logits = all_logits(case, side)
@@ -197,7 +186,7 @@ def test_ranking_of_candidates_equals_a_full_sort_of_equations(
     everything = [(u, i) for u in range(case.n_users) for i in range(case.n_items)]
     drawn = data.draw(st.lists(st.sampled_from(everything), unique=True)) if everything else []
     pairs = np.array(drawn, np.int64).reshape(-1, 2)
-    ranking = recommend_among(prepare(case), case.users, k, (pairs[:, 0], pairs[:, 1]))
+    ranking = recommend_among(case.item_side(), case.users, k, (pairs[:, 0], pairs[:, 1]))
     logits, _ = reference_of_all(case)
     expected = best_by_sorting(logits.astype(np.float32), k, set(everything) - set(drawn))
     counts = [len(row) for row in expected]
@@ -216,7 +205,7 @@ def test_equal_candidates_rank_by_item_position() -> None:
     case.items["item_id"][:] = 2
     case.items["genre"][:] = 3
     candidates = (np.array([1, 0, 1, 1]), np.array([5, 4, 0, 3]))
-    ranking = recommend_among(prepare(case), case.users, 2, candidates)
+    ranking = recommend_among(case.item_side(), case.users, 2, candidates)
     assert ranking.user.tolist() == [0, 1, 1]
     assert ranking.item.tolist() == [4, 0, 3]
     assert ranking.rank.tolist() == [1, 1, 2]
@@ -236,7 +225,7 @@ def test_scores_are_the_same_to_the_last_bit_when_users_come_in_other_blocks(
     model: str, size: int
 ) -> None:
     case = id_case(150, 400, size=size, model=model)
-    side = prepare(case)
+    side = case.item_side()
     whole = all_logits(case, side)
     for users in ([0], [149, 3], list(range(70, 140)), list(range(149, -1, -1))):
         part = Case(**{**vars(case), "users": {n: c[users] for n, c in case.users.items()}})
@@ -247,27 +236,27 @@ def test_scores_are_the_same_to_the_last_bit_when_users_come_in_other_blocks(
 
 def test_scores_agree_when_items_come_in_several_chunks() -> None:
     case = id_case(40, 500)
-    whole = recommend(prepare(case), case.users, k=20)
+    whole = recommend(case.item_side(), case.users, k=20)
     with patch.object(items_module, "CHUNK", 90):
-        chunks = recommend(prepare(case), case.users, k=20, excluded=(whole.user, whole.item))
-        again = recommend(prepare(case), case.users, k=20)
+        chunks = recommend(case.item_side(), case.users, k=20, excluded=(whole.user, whole.item))
+        again = recommend(case.item_side(), case.users, k=20)
     np.testing.assert_allclose(again.logit, whole.logit, rtol=1e-5)
     assert items_of(again, 40) == items_of(whole, 40)
-    rest = recommend(prepare(case), case.users, k=40)
+    rest = recommend(case.item_side(), case.users, k=40)
     assert items_of(chunks, 40) == [row[20:] for row in items_of(rest, 40)]
 
 
 def test_users_get_fewer_items_when_fewer_are_left() -> None:
     case = id_case(3, 4)
     ranking = recommend(
-        prepare(case), case.users, k=10, excluded=(np.array([1, 1, 2]), np.array([0, 2, 3]))
+        case.item_side(), case.users, k=10, excluded=(np.array([1, 1, 2]), np.array([0, 2, 3]))
     )
     assert np.bincount(ranking.user).tolist() == [4, 2, 3]
 
 
 def test_item_side_scores_the_same_after_pickling() -> None:
     case = id_case(20, 50)
-    side = prepare(case)
+    side = case.item_side()
     copy = pickle.loads(pickle.dumps(side))
     np.testing.assert_array_equal(all_logits(case, copy), all_logits(case, side))
 
@@ -291,7 +280,7 @@ def test_column_order_of_a_cross_does_not_matter_to_its_sides() -> None:
 
 def refuse_items(message: str, case: Case, **changes: object) -> None:
     with pytest.raises(ValueError, match=message):
-        prepare(Case(**{**vars(case), **changes}))
+        Case(**{**vars(case), **changes}).item_side()
 
 
 def test_prepare_items_refuses_what_does_not_fit() -> None:
@@ -340,7 +329,7 @@ def test_prepare_items_refuses_a_context_without_value() -> None:
 
 def test_recommend_refuses_what_does_not_fit() -> None:
     case = id_case(3, 4)
-    side = prepare(case)
+    side = case.item_side()
     with pytest.raises(ValueError, match="k is 0; at least one item"):
         recommend(side, case.users, k=0)
     with pytest.raises(ValueError, match="no column for user_id; there are age"):
@@ -359,7 +348,7 @@ def test_recommend_refuses_what_does_not_fit() -> None:
 
 def test_recommend_among_refuses_what_does_not_fit() -> None:
     case = id_case(3, 4)
-    side = prepare(case)
+    side = case.item_side()
     with pytest.raises(ValueError, match="k is -1; at least one item"):
         recommend_among(side, case.users, -1, (np.array([0]), np.array([0])))
     with pytest.raises(
