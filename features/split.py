@@ -1,8 +1,8 @@
 """Train, validation, test: a function of the row, never of the run.
 
-By hash, a row's part follows from the seeded hash of its keys alone; by time, from its time and
-two cuts. So it survives repartitioning, reruns and appended data, and rows with equal keys stay
-together.
+By hash, a row's part follows from the seeded hash of its keys alone: it survives repartitioning,
+reruns and appended data, and rows with equal keys stay together. By time it follows from the row's
+time and two cuts, which a later fit on more rows moves.
 """
 
 from pyspark.sql import Column, DataFrame
@@ -23,7 +23,7 @@ def fit_split(config: SplitConfig, accepted: DataFrame) -> FittedSplit:
         accepted: Accepted rows with the column ``event_time``.
 
     Returns:
-        The split; by time, with the last moments of training and of validation in seconds.
+        The split; by time, with the last moments of training and of validation.
 
     Raises:
         DataError: All rows have the same time.

@@ -3,6 +3,7 @@
 import itertools
 import json
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,11 @@ from deltalake import DeltaTable
 
 from afm.artifact import load
 from afm.model import build_model
+from afm.progress import Progress
+from afm.ranks import Ranks
 from afm.slots import to_slots
+from afm.train import train as train_model
+from conf.load import load as load_config
 from features.spec import Prepared
 from tests.jobs.commands import ROOT, command, spark, train
 
@@ -183,7 +188,8 @@ def test_afm_is_not_behind_fm_over_three_seeds(where: list[str], outputs, root: 
     auc: dict[str, list[float]] = {"afm": [], "fm": []}
     for name, seed in itertools.product(auc, range(3)):
         overrides = [f"tables.models={models}", f"model.name={name}", f"train.seed={seed}"]
-        command("python", "jobs/train.py", YAML, *where, *overrides)
+        config = load_config(ROOT / YAML, [*where, *overrides])
+        train_model(config, Ranks(), Progress(sys.stderr), torch.device("cpu"))
         logits, labels = torch_logits(models, name, rows_of_test(root))
         auc[name].append(roc_auc_score(labels, logits))
     assert np.mean(auc["afm"]) >= np.mean(auc["fm"])
