@@ -106,16 +106,20 @@ class FieldConfig(Section):
     missing: tuple[Scalar, ...] = Field(
         (), description="Values that stand for 'missing' besides null and NaN: -124, `unknown`, ''."
     )
-    encode: Literal["index", "value", "multi", "none"] = Field(
-        description="`index`: one embedding per distinct value. `value`: a number times one "
-        "embedding. `multi`: several values, embeddings averaged. `none`: carried along for "
-        "people to read, unseen by the model."
+    encode: Literal["index", "hash", "bucket", "value", "multi", "none"] = Field(
+        description="`index`: one embedding per distinct value. `hash`: likewise, but values share "
+        "`buckets` embeddings and no vocabulary is learned. `bucket`: a number's quantile, one "
+        "embedding each. `value`: a number times one embedding. `multi`: several values, "
+        "embeddings averaged. `none`: carried along for people to read, unseen by the model."
     )
     impute: Literal["mean", "median", "mode"] | Default | None = Field(
         None,
         description="What replaces a missing value: `mean`, `median`, `mode` or "
-        "`{default: …}`. Left out: the mean for `value`, an embedding of its own for `index` "
-        "and `multi`.",
+        "`{default: …}`. Left out: the mean for `value`, an embedding of its own for the others.",
+    )
+    flag_missing: bool = Field(
+        False,
+        description="Adds the field `<name>_missing`, which says whether the value was imputed.",
     )
     scale: Literal["none", "minmax", "standard", "log1p"] = Field(
         "none",
@@ -126,6 +130,12 @@ class FieldConfig(Section):
         ge=1,
         description="Training rows that a value needs for an embedding of its own; "
         "rarer ones share 'unseen'.",
+    )
+    buckets: int | None = Field(
+        None,
+        ge=2,
+        description="For `hash`, over how many embeddings the values are spread. For `bucket`, "
+        "how many quantiles; 32 if left out.",
     )
     separator: str = Field("|", min_length=1, description="What stands between values of `multi`.")
     max_values: int = Field(
@@ -142,36 +152,70 @@ class FieldConfig(Section):
     @model_validator(mode="after")
     def _fits_encoding(self) -> Self:
         allowed = {
-            "index": {"impute", "min_count"},
-            "value": {"impute", "scale"},
+            "index": {"impute", "flag_missing", "min_count"},
+            "hash": {"impute", "flag_missing", "buckets"},
+            "bucket": {"impute", "flag_missing", "buckets"},
+            "value": {"impute", "flag_missing", "scale"},
             "multi": {"min_count", "separator", "max_values"},
             "none": set(),
         }[self.encode]
-        special = ("impute", "max_values", "min_count", "scale", "separator")
+        special = (
+            *("impute", "flag_missing", "buckets"),
+            *("max_values", "min_count", "scale", "separator"),
+        )
         defaults = {name: type(self).model_fields[name].default for name in special}
         changed = [name for name in special if getattr(self, name) != defaults[name]]
         wrong = [name for name in changed if name not in allowed]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} does not apply to encode: {self.encode}")
-        if self.encode == "index" and self.impute in ("mean", "median"):
-            raise ValueError(f"impute: {self.impute} needs encode: value")
+        if self.encode in ("index", "hash") and self.impute in ("mean", "median"):
+            raise ValueError(f"impute: {self.impute} needs encode: value or bucket")
+        if self.encode == "hash" and self.buckets is None:
+            raise ValueError("encode: hash needs buckets, the number of embeddings")
+        if self.flag_missing and self.impute is None and self.encode != "value":
+            raise ValueError("flag_missing needs impute: without it 'missing' has its embedding")
         if (
-            self.encode == "value"
+            self.encode in ("value", "bucket")
             and isinstance(self.impute, Default)
             and isinstance(self.impute.default, str)
         ):
             raise ValueError(f"impute default {self.impute.default!r} is not a number")
         return self
 
+    @property
+    def reading(self) -> tuple[object, ...]:
+        """Equal for two fields exactly if they make the same readable column of raw rows."""
+        kinds = {"index": "text", "hash": "text", "value": "number", "bucket": "number"}
+        separator = self.separator if self.encode == "multi" else None
+        kind = kinds.get(self.encode, self.encode)
+        return (self.name, self.side, self.expr, self.missing, kind, separator)
+
+    @property
+    def flag(self) -> str:
+        """Name of the field that says whether this one was missing."""
+        return f"{self.name}_missing"
+
 
 class Cross(Section):
-    """A field whose values are the pairs of values of two `index` fields."""
+    """A field whose values are the pairs of values of two others: `index`, `hash` or `bucket`."""
 
     name: Name = Field(description="Its column in the features table.")
     fields: tuple[str, str] = Field(description="The two fields.")
     min_count: int = Field(
         1, ge=1, description="Training rows that a pair needs for an embedding of its own."
     )
+    buckets: int | None = Field(
+        None,
+        ge=2,
+        description="Over how many embeddings the pairs are spread by hash; without it each pair "
+        "in training has its own.",
+    )
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.buckets is not None and self.min_count > 1:
+            raise ValueError("min_count does not apply to a cross with buckets")
+        return self
 
 
 class SplitConfig(Section):
@@ -214,6 +258,28 @@ class Quality(Section):
         "unless the rule says otherwise.",
     )
     rules: tuple[Rule, ...] = Field((), description="Rules beyond the built-in ones.")
+
+
+class PrepareConfig(Section):
+    """How `jobs/prepare.py` goes about it; none of it changes what a row is encoded to."""
+
+    mode: Literal["all", "append", "refit"] = Field(
+        "all",
+        description="`all` makes the tables anew from the sources. `append` adds the rows of "
+        "`source.interactions`, a new day say, encoded as the tables are. `refit` learns anew "
+        "from all rows that the tables hold by now, and encodes them again.",
+    )
+    batch: str | None = Field(
+        None,
+        description="What the rows of `source.interactions` are known by, so that they are not "
+        "appended twice; their path if left out.",
+    )
+    broadcast_values: int = Field(
+        2_000_000,
+        ge=1,
+        description="Values of a vocabulary that every task holds in memory; rarer ones of a "
+        "larger vocabulary are looked up by a shuffle join.",
+    )
 
 
 class ModelConfig(Section):
@@ -324,6 +390,7 @@ class Config(Section):
     crosses: tuple[Cross, ...] = ()
     split: SplitConfig = Field(default_factory=SplitConfig)
     quality: Quality = Field(default_factory=Quality)
+    prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
@@ -338,13 +405,14 @@ class Config(Section):
 
     def _name_problems(self) -> list[str]:
         # Spark and Delta tell columns apart without regard to case.
-        names = [f.name for f in self.fields] + [c.name for c in self.crosses]
+        flags = [f.flag for f in self.fields if f.flag_missing]
+        names = [f.name for f in self.fields] + flags + [c.name for c in self.crosses]
         counts = Counter(n.lower() for n in names)
         problems = [f"the name {n!r} is used twice" for n, c in counts.items() if c > 1]
         taken = [n for n in names if n.lower() in RESERVED]
         problems += [f"the name {n!r} is ours; take another" for n in taken]
         rules = [r.name for r in self.quality.rules]
-        numbers = {f.name for f in self.fields if f.encode == "value"}
+        numbers = {f.name for f in self.fields if f.encode in ("value", "bucket")}
         for name in rules:
             if name in BUILT_IN_RULES | numbers or rules.count(name) > 1:
                 problems.append(f"the rule name {name!r} is taken; each rule needs one of its own")
@@ -361,9 +429,9 @@ class Config(Section):
             for name in cross.fields:
                 if name not in encodings:
                     problems.append(f"cross {cross.name!r} names the unknown field {name!r}")
-                elif encodings[name] != "index":
+                elif encodings[name] not in ("index", "hash", "bucket"):
                     problems.append(
-                        f"cross {cross.name!r} needs encode: index, "
+                        f"cross {cross.name!r} needs encode: index, hash or bucket, "
                         f"but {name!r} is {encodings[name]}"
                     )
         return problems

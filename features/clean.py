@@ -230,7 +230,7 @@ def _readable(field: FieldConfig, raw: Column, dtype: T.DataType) -> tuple[Colum
     absent = raw.isNull() | _is_any(raw, field.missing)
     if isinstance(dtype, T.FloatType | T.DoubleType):
         absent = absent | F.isnan(raw)
-    if field.encode == "index":
+    if field.encode in ("index", "hash"):
         return F.when(~absent, raw.cast("string")), None
     number = raw.try_cast("double")
     bad = number.isNull() | F.isnan(number) | (F.abs(number) == float("inf"))

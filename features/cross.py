@@ -8,28 +8,35 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import Column
-from pyspark.sql import functions as F
+from numpy.typing import NDArray
 
 from conf.schema import Cross
-from features.cross_table import CrossTable
-from features.encode import split_vocabulary
+from features.counting import COUNT, VALUE, grouped
+from features.cross_table import CrossTable, HashedPairs, ListedPairs
 from features.spec import FIRST
+from features.vocabulary import split_vocabulary
 
 
-def code(cross: Cross, cardinalities: Mapping[str, int]) -> Column:
-    """The code of a pair over encoded columns, as a string; null unless both values are known.
+def codes_of(
+    a: NDArray[np.int32], b: NDArray[np.int32], counts: pa.Array, cardinality_b: int
+) -> pa.Table:
+    """Counts of pairs of indices, by their code.
 
     Args:
-        cross: The cross.
-        cardinalities: Of the encoded fields.
+        a: Indices of the first parent (P,).
+        b: Indices of the second (P,).
+        counts: How often each pair occurs (P,).
+        cardinality_b: Of the second parent.
 
     Returns:
-        A column over the encoded table.
+        ``value``, the code as a string, and ``count``; pairs with a parent that is missing or
+        unseen are left out.
     """
-    a, b = (F.col(name) for name in cross.fields)
-    number = a.cast("bigint") * cardinalities[cross.fields[1]] + b
-    return F.when((a >= FIRST) & (b >= FIRST), number.cast("string"))
+    known = (a >= FIRST) & (b >= FIRST)
+    codes = a[known].astype(np.int64) * cardinality_b + b[known]
+    values = pa.array(codes).cast(pa.string())
+    table = pa.table({VALUE: values, COUNT: counts.filter(pa.array(known))})
+    return grouped(table)
 
 
 def cross_tables(
@@ -45,14 +52,18 @@ def cross_tables(
     Returns:
         A table per cross.
     """
-    values = split_vocabulary(vocabulary, [c.name for c in crosses])
-    tables = {}
+    values = split_vocabulary(vocabulary, [c.name for c in crosses if c.buckets is None])
+    tables: dict[str, CrossTable] = {}
     for cross in crosses:
+        cardinality_b = cardinalities[cross.fields[1]]
+        if cross.buckets is not None:
+            tables[cross.name] = HashedPairs(cross.buckets, cardinality_b)
+            continue
         codes = values[cross.name].cast(pa.int64()).to_numpy(zero_copy_only=False)
         order = np.argsort(codes)
-        tables[cross.name] = CrossTable(
+        tables[cross.name] = ListedPairs(
             codes=codes[order],
             indices=(order + FIRST).astype(np.int32),
-            cardinality_b=cardinalities[cross.fields[1]],
+            cardinality_b=cardinality_b,
         )
     return tables

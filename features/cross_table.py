@@ -1,21 +1,36 @@
-"""The vocabulary of a cross, and the one rule by which two indices become the index of their pair.
+"""The rule by which two indices become the index of their pair: by a vocabulary, or by hash.
 
 Both sides look crosses up here: ``features/cross.py`` when it writes rows, ``afm/scoring.py`` when
 it scores a user with an item that never met in a row.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from features.spec import MISSING, UNSEEN
+from features.spec import FIRST, MISSING, UNSEEN
+
+
+class CrossTable(Protocol):
+    """Gives pairs of indices an index of their own."""
+
+    def look_up(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int32]:
+        """The index of each pair: missing if a parent is missing, unseen if it has none.
+
+        Args:
+            a: Indices of the first parent.
+            b: Indices of the second parent, of a shape that broadcasts with a's.
+
+        Returns:
+            Indices of the cross, of the common shape.
+        """
 
 
 @dataclass(frozen=True, eq=False)
-class CrossTable:
-    """Which pairs of indices have an index of their own.
+class ListedPairs:
+    """A vocabulary: which pairs of indices have an index of their own.
 
     V is the number of pairs in the vocabulary.
     """
@@ -38,16 +53,9 @@ class CrossTable:
             )
 
     def look_up(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int32]:
-        """The index of each pair: missing if a parent is missing, unseen if it has none.
+        """As :meth:`CrossTable.look_up`; a pair that is not listed is unseen.
 
-        Args:
-            a: Indices of the first parent.
-            b: Indices of the second parent, of a shape that broadcasts with a's.
-
-        Returns:
-            Indices of the cross, of the common shape.
-
-        >>> table = CrossTable(np.array([8, 11]), np.array([2, 3], np.int32), cardinality_b=3)
+        >>> table = ListedPairs(np.array([8, 11]), np.array([2, 3], np.int32), cardinality_b=3)
         >>> table.look_up(np.array([2, 3, 3, 0]), np.array([2, 2, 1, 2]))
         array([2, 3, 1, 0], dtype=int32)
         """
@@ -57,3 +65,30 @@ class CrossTable:
         known = np.append(self.codes, -1)[place] == codes
         index = np.where(known, np.append(self.indices, UNSEEN)[place], UNSEEN)
         return np.where((a == MISSING) | (b == MISSING), MISSING, index).astype(np.int32)
+
+
+@dataclass(frozen=True)
+class HashedPairs:
+    """Pairs spread over a number of indices by hash."""
+
+    buckets: int
+    cardinality_b: int
+    """Cardinality of the second parent."""
+
+    def look_up(self, a: NDArray[Any], b: NDArray[Any]) -> NDArray[np.int32]:
+        """As :meth:`CrossTable.look_up`; a pair is unseen where a parent is.
+
+        >>> HashedPairs(1000, 3).look_up(np.array([2, 2, 1, 0]), np.array([2, 2, 2, 2]))
+        array([122, 122,   1,   0], dtype=int32)
+        """
+        codes = a.astype(np.uint64) * np.uint64(self.cardinality_b) + b.astype(np.uint64)
+        index = (_mixed(codes) % np.uint64(self.buckets)).astype(np.int64) + FIRST
+        index = np.where((a == UNSEEN) | (b == UNSEEN), UNSEEN, index)
+        return np.where((a == MISSING) | (b == MISSING), MISSING, index).astype(np.int32)
+
+
+def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): every bit depends on all."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))

@@ -1,95 +1,99 @@
 """Values to indices: what a one-hot vector times an embedding table is.
 
 Index 0 is missing, 1 unseen or too rare in training, 2… the vocabulary by falling frequency, ties
-by value. The vocabulary is learned with Spark SQL; looking values up is Arrow, a column at a time.
+by value, or the buckets. Only a column's distinct values are looked up; its rows then take theirs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pyspark.sql import Column, DataFrame, Window
-from pyspark.sql import functions as F
 
+from features.counting import coded
 from features.spec import FIRST, MISSING, UNSEEN
 
-
-def rank_values(occurrences: DataFrame, min_counts: Mapping[str, int]) -> DataFrame:
-    """Learns vocabularies, all in one shuffle.
-
-    Args:
-        occurrences: ``field`` and ``value``, a row per occurrence in training.
-        min_counts: For each field, the occurrences that a value needs.
-
-    Returns:
-        The vocabulary: ``field``, ``value``, ``index`` and ``count``.
-    """
-    enough = F.create_map(*[F.lit(x) for pair in min_counts.items() for x in pair])
-    counts = occurrences.groupBy("field", "value").count()
-    by_frequency = Window.partitionBy("field").orderBy(F.desc("count"), F.asc("value"))
-    return counts.where(F.col("count") >= enough[F.col("field")]).select(
-        "field",
-        "value",
-        (F.row_number().over(by_frequency) + (FIRST - 1)).alias("index"),
-        "count",
-    )
+Lookup = Callable[[pa.Array], NDArray[np.int32]]
+"""Gives distinct strings (V,) their indices (V,)."""
 
 
-def occurrences(train: DataFrame, fields: Mapping[str, Column]) -> DataFrame:
-    """Unpivots columns of strings, or of arrays of strings, for :func:`rank_values`.
+def in_vocabulary(vocabulary: pa.Array) -> Lookup:
+    """Looks values up in a vocabulary.
 
     Args:
-        train: Training rows.
-        fields: For each field its values, as an array column.
-
-    Returns:
-        ``field`` and ``value``; nulls are left out.
-    """
-    # Named by a function of its own: a lambda in the loop would see the last name only.
-    named = [_with_name(name, values) for name, values in fields.items()]
-    pairs = train.select(F.explode(F.concat(*named)).alias("pair"))
-    return pairs.select("pair.field", "pair.value").where(F.col("value").isNotNull())
-
-
-def _with_name(name: str, values: Column) -> Column:
-    present = F.coalesce(values, F.array().cast("array<string>"))
-    return F.transform(present, lambda v: F.struct(F.lit(name).alias("field"), v.alias("value")))
-
-
-def to_index(column: pa.Array, vocabulary: pa.Array) -> NDArray[np.int32]:
-    """Looks values up.
-
-    Args:
-        column: Strings (B,).
         vocabulary: The field's values in the order of their indices.
+    """
+
+    def look_up(values: pa.Array) -> NDArray[np.int32]:
+        if not len(vocabulary):
+            return np.full(len(values), UNSEEN, np.int32)
+        found = pc.fill_null(pc.index_in(values, value_set=vocabulary), UNSEEN - FIRST)
+        index: NDArray[np.int32] = found.to_numpy(zero_copy_only=False).astype(np.int32)
+        return index + np.int32(FIRST)
+
+    return look_up
+
+
+def by_hash(buckets: int) -> Lookup:
+    """Spreads values over a number of buckets, by pandas' hash of strings (SipHash).
+
+    Args:
+        buckets: How many.
+    """
+
+    def look_up(values: pa.Array) -> NDArray[np.int32]:
+        hashed = pd.util.hash_array(values.to_numpy(zero_copy_only=False), categorize=False)
+        return (hashed % np.uint64(buckets)).astype(np.int32) + FIRST
+
+    return look_up
+
+
+def to_index(column: pa.Array, look_up: Lookup, fill: str | None = None) -> NDArray[np.int32]:
+    """Gives values their indices.
+
+    Args:
+        column: Strings, dictionary-coded or not (B,).
+        look_up: Gives distinct values their indices.
+        fill: What replaces a null; None leaves it missing.
 
     Returns:
         Indices (B,).
     """
-    if not len(vocabulary):
-        return np.where(_nulls(column), MISSING, UNSEEN).astype(np.int32)
-    found = pc.add(pc.index_in(column, value_set=vocabulary), FIRST)
-    known = pc.fill_null(found, UNSEEN).to_numpy(zero_copy_only=False)
-    index: NDArray[np.int32] = known.astype(np.int32)
-    index[_nulls(column)] = MISSING
-    return index
+    values, codes = coded(column)
+    of_null = MISSING if fill is None else look_up(pa.array([fill], pa.string()))[0]
+    return np.append(look_up(values), np.int32(of_null))[codes]
 
 
-def to_indices(column: pa.ListArray, vocabulary: pa.Array, width: int) -> NDArray[np.int32]:
-    """Looks lists of values up.
+def to_bucket(column: pa.Array, boundaries: Sequence[float]) -> NDArray[np.int32]:
+    """Gives numbers the indices of their buckets.
 
     Args:
-        column: Lists of strings (B,).
-        vocabulary: The field's values in the order of their indices.
+        column: Doubles (B,).
+        boundaries: The smallest number of each bucket but the first, rising.
+
+    Returns:
+        Indices (B,).
+    """
+    numbers = column.to_numpy(zero_copy_only=False)  # nulls as NaN, which sorts last
+    index = np.searchsorted(np.asarray(boundaries), numbers, side="right").astype(np.int32) + FIRST
+    return np.where(np.isnan(numbers), np.int32(MISSING), index)
+
+
+def to_indices(column: pa.ListArray, look_up: Lookup, width: int) -> NDArray[np.int32]:
+    """Gives lists of values their indices.
+
+    Args:
+        column: Lists of strings, dictionary-coded or not (B,).
+        look_up: Gives distinct values their indices.
         width: Values kept of each list, from the first.
 
     Returns:
         Indices (B, width), unused places 0.
     """
     lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False)
-    flat = to_index(column.flatten(), vocabulary)
+    flat = to_index(column.flatten(), look_up)
     row = np.repeat(np.arange(len(column)), lengths)
     place = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     result = np.full((len(column), width), MISSING, np.int32)
@@ -98,22 +102,7 @@ def to_indices(column: pa.ListArray, vocabulary: pa.Array, width: int) -> NDArra
     return result
 
 
-def split_vocabulary(table: pa.Table, fields: Sequence[str]) -> dict[str, pa.Array]:
-    """The values of each field, in the order of their indices.
-
-    Args:
-        table: The vocabulary table.
-        fields: The fields that have one.
-
-    Returns:
-        An array of strings per field, empty where nothing was frequent enough.
-    """
-    table = table.sort_by([("field", "ascending"), ("index", "ascending")])
-    return {
-        name: table.filter(pc.field("field") == name)["value"].combine_chunks() for name in fields
-    }
-
-
-def _nulls(column: pa.Array) -> NDArray[np.bool_]:
-    result: NDArray[np.bool_] = column.is_null().to_numpy(zero_copy_only=False)
-    return result
+def to_flag(column: pa.Array) -> NDArray[np.int32]:
+    """Whether values are there: the index of a missing one, or the first (B,)."""
+    missing = column.is_null().to_numpy(zero_copy_only=False)
+    return np.where(missing, np.int32(MISSING), np.int32(FIRST))

@@ -1,160 +1,292 @@
 """Learns a FeatureSpec from training rows, and from nothing else.
 
-Three passes: one aggregate for all statistics of numbers, one shuffle for all vocabularies, and
-one more for the vocabularies of crosses, which are pairs of indices.
+One pass over the log and one shuffle: tasks count values, pairs of values and moments of their
+rows, shares of the counts meet and are added up. What is then small is finished on the driver, what
+is large stays with Spark.
 """
 
-from collections.abc import Mapping
-from typing import Any
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column, DataFrame
+from numpy.typing import NDArray
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config, Cross, Default, FieldConfig, digest
-from features import impute, scale
-from features.cross import code
-from features.encode import occurrences, rank_values
+from conf.schema import Config, Cross, Default, FieldConfig
+from features.batches import larger
+from features.counting import (
+    COUNT,
+    MERGED,
+    PARTIAL,
+    SECOND,
+    VALUE,
+    Moments,
+    Partial,
+    Wanted,
+    merge_counts,
+    moments_of,
+    unpacked,
+)
+from features.cross import codes_of
 from features.errors import DataError
-from features.spec import FIRST, FeatureSpec, FittedCross, FittedField, FittedSplit
-from features.transform import Encoder, encode_frame
+from features.impute import fill_of_number, fill_of_text
+from features.quantiles import Counted, boundaries
+from features.row_groups import Columns, RowGroup, RowGroups, run_tasks
+from features.scale import fit_scaling
+from features.spec import (
+    FIRST,
+    SAMPLED,
+    SPLIT,
+    SPLITS,
+    FeatureSpec,
+    FittedCross,
+    FittedField,
+    FittedSplit,
+)
+from features.transform import Encoder
+from features.vocabulary import Vocabulary, ranked, ranked_by_spark
+
+_ROWS_PER_TASK = 8_000_000
+_BUCKETS = 32
 
 
-def fit(config: Config, train: DataFrame, split: FittedSplit) -> tuple[FeatureSpec, pa.Table]:
+def fit(
+    spark: SparkSession, config: Config, rows: RowGroups | DataFrame, split: FittedSplit
+) -> tuple[FeatureSpec, Vocabulary]:
     """Learns everything that encoding needs.
 
     Args:
+        spark: The session.
         config: The pipeline.
-        train: Readable training rows.
+        rows: Readable rows; if they have the column ``split``, those of ``train`` count.
         split: The fitted split, which the spec carries along.
 
     Returns:
-        The spec, and the vocabulary: ``field``, ``value``, ``index`` and ``count``.
+        The spec and the vocabulary.
 
     Raises:
-        DataError: A field has no value in training that it could be imputed from.
+        DataError: A field has no value in training that it could be imputed from, or a cross has
+            more pairs than can be listed.
     """
-    vocabulary = _vocabulary(config, train)
+    merged = merged_counts(spark, rows, _wanted(config)).persist(StorageLevel.DISK_ONLY)
+    learned = _Learned.of(merged, config.prepare.broadcast_values)
+    fields = tuple(_field(f, learned) for f in config.fields)
+    vocabulary = Vocabulary.joined(
+        _vocabulary(f, learned) for f in config.fields if f.encode in ("index", "multi")
+    )
     spec = FeatureSpec(
         label=config.label,
         keys=config.keys,
-        fields=_fields(config, train, vocabulary),
+        fields=tuple(_sized(f, vocabulary) for f in fields),
         split=split,
     )
     if config.crosses:
-        crossed = _cross_vocabulary(config, train, Encoder.of(spec, vocabulary))
-        vocabulary = pa.concat_tables([vocabulary, crossed])
-        sizes = _sizes(vocabulary)
-        spec = spec.model_copy(
-            update={"crosses": tuple(_cross(config, c, sizes) for c in config.crosses)}
-        )
-    return spec.model_copy(update={"vocabulary_digest": _digest(vocabulary)}), vocabulary
+        encoder = Encoder.of(spec, vocabulary.held)
+        listed = (c for c in config.crosses if c.buckets is None)
+        pairs = Vocabulary.joined(_cross_vocabulary(c, learned, encoder) for c in listed)
+        vocabulary = Vocabulary.joined([vocabulary, pairs])
+        crosses = tuple(_cross(config, c, vocabulary) for c in config.crosses)
+        spec = spec.model_copy(update={"crosses": crosses})
+    spec = spec.model_copy(update={"vocabulary_digest": vocabulary.digest()})
+    if not vocabulary.large:  # else it is read again when the vocabulary is written
+        merged.unpersist()
+    return spec, vocabulary
 
 
-def _vocabulary(config: Config, train: DataFrame) -> pa.Table:
-    indexed = [f for f in config.fields if f.encode in ("index", "multi")]
-    values = {f.name: _values(f) for f in indexed}
-    if not values:
-        return pa.table({"field": [], "value": [], "index": [], "count": []}, _VOCABULARY)
-    ranked = rank_values(occurrences(train, values), {f.name: f.min_count for f in indexed})
-    return ranked.toArrow().cast(_VOCABULARY)
+def merged_counts(spark: SparkSession, rows: RowGroups | DataFrame, wanted: Wanted) -> DataFrame:
+    """The one pass and the one shuffle.
+
+    Args:
+        spark: The session.
+        rows: Readable rows.
+        wanted: What to count.
+
+    Returns:
+        Rows of :data:`features.counting.MERGED`, lazily.
+    """
+    cores = spark.sparkContext.defaultParallelism
+    parts = min(2 * cores, int(spark.conf.get("spark.sql.shuffle.partitions") or 200))
+
+    def count_groups(hand: Sequence[RowGroup]) -> Iterator[pa.RecordBatch]:
+        partial = Partial(wanted)
+        for group in hand:
+            columns = group.columns()
+            partial.add(columns, _training(columns, group.names))
+        yield from partial.batches(parts)
+
+    def count_batches(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        partial = Partial(wanted)
+        for batch in larger(batches):
+            partial.add(batch.column, _training(batch.column, batch.schema.names))
+        yield from partial.batches(parts)
+
+    if isinstance(rows, RowGroups):
+        tasks = max(2 * cores, -(-rows.rows // _ROWS_PER_TASK))
+        partials = run_tasks(spark, rows.dealt(tasks), count_groups, PARTIAL)
+    else:
+        needed = [c for c in rows.columns if c in {*wanted.columns, SPLIT, SAMPLED}]
+        partials = rows.select(*needed).mapInArrow(count_batches, PARTIAL)
+    return partials.repartition(parts, "part").mapInArrow(merge_counts, MERGED)
 
 
-_VOCABULARY = pa.schema(
-    [("field", pa.string()), ("value", pa.string()), ("index", pa.int32()), ("count", pa.int64())]
-)
+def _training(columns: Columns, names: Sequence[str]) -> NDArray[np.bool_] | None:
+    """Which rows count: those of the training part that were observed rather than sampled."""
+    if SPLIT not in names:
+        return None
+    chosen = pc.equal(columns(SPLIT), SPLITS[0])
+    if SAMPLED in names:
+        chosen = pc.and_not(chosen, columns(SAMPLED))
+    result: NDArray[np.bool_] = chosen.to_numpy(zero_copy_only=False)
+    return None if result.all() else result
 
 
-def _values(field: FieldConfig) -> Column:
-    column = F.col(field.name)
-    if field.encode == "multi":
-        return column
-    if isinstance(field.impute, Default):
-        column = F.coalesce(column, F.lit(str(field.impute.default)))
-    return F.array(column)
+def _wanted(config: Config) -> Wanted:
+    texts: dict[str, str | None] = {}
+    for field in config.fields:
+        if field.encode in ("index", "multi") or (
+            field.encode == "hash" and field.impute == "mode"
+        ):
+            constant = field.impute.default if isinstance(field.impute, Default) else None
+            texts[field.name] = None if constant is None else str(constant)
+    numbers = [f for f in config.fields if f.encode in ("value", "bucket")]
+    counted = [f.name for f in numbers if f.encode == "bucket" or f.impute in ("median", "mode")]
+    return Wanted(
+        texts=texts,
+        numbers=tuple(counted),
+        pairs={c.name: c.fields for c in config.crosses if c.buckets is None},
+        moments=tuple(f.name for f in numbers),
+    )
 
 
-def _fields(config: Config, train: DataFrame, vocabulary: pa.Table) -> tuple[FittedField, ...]:
-    sizes, statistics = _sizes(vocabulary), _statistics(config, train)
-    most_frequent = vocabulary.filter(pc.field("index") == FIRST).to_pylist()
-    modes = {row["field"]: row["value"] for row in most_frequent}
+class _Learned(NamedTuple):
+    """What the pass over the log has found."""
 
-    def fitted(field: FieldConfig) -> FittedField:
-        match field.encode:
-            case "none":
-                return FittedField(config=field, cardinality=0)
-            case "value":
-                fill, moments = statistics[field.name]
-                scaling = scale.fit_scaling(field, moments.imputed(fill))
-                return FittedField(config=field, cardinality=1, fill=fill, scaling=scaling)
-            case _:
-                fill_text = _index_fill(field, modes)
-                size = FIRST + sizes.get(field.name, 0)
-                return FittedField(config=field, cardinality=size, fill=fill_text)
+    merged: DataFrame
+    sizes: dict[str, int]
+    moments: dict[str, Moments]
+    held: dict[str, pa.Table]
+    """Counts of the fields whose values fit on the driver."""
+    limit: int
+    """Values of a field that do."""
 
-    return tuple(fitted(field) for field in config.fields)
+    @classmethod
+    def of(cls, merged: DataFrame, limit: int) -> "_Learned":
+        sizes: dict[str, int] = {}
+        texts = []
+        for name, rows, moments in merged.select("field", "rows", "moments").collect():
+            if moments is None:
+                sizes[name] = sizes.get(name, 0) + rows
+            else:
+                texts.append(moments)
+        small = [name for name, size in sizes.items() if size <= limit]
+        return cls(merged, sizes, moments_of(texts), _held_counts(merged, small), limit)
+
+    def counted(self, name: str) -> Counted:
+        """The distinct values of a field."""
+        nothing = None if name in self.sizes else _NO_COUNTS
+        shares = self.merged.where(F.col("field") == name)
+        return Counted(self.held.get(name, nothing), shares)
 
 
-def _index_fill(field: FieldConfig, modes: Mapping[str, str]) -> str | None:
-    match field.impute:
-        case Default(default=constant):
-            return str(constant)
-        case "mode":
-            return str(impute.checked(field, modes.get(field.name)))
+_NO_COUNTS = pa.table({VALUE: pa.array([], pa.string()), COUNT: pa.array([], pa.int64())})
+
+
+def _held_counts(merged: DataFrame, fields: Sequence[str]) -> dict[str, pa.Table]:
+    rows = merged.where(F.col("field").isin(list(fields))).select("field", "counts").toArrow()
+    shares: dict[str, list[pa.Table]] = {}
+    for name, stream in zip(rows["field"], rows["counts"], strict=True):
+        shares.setdefault(name.as_py(), []).append(unpacked(stream.as_buffer()))
+    return {name: pa.concat_tables(tables) for name, tables in shares.items()}
+
+
+def _field(field: FieldConfig, learned: _Learned) -> FittedField:
+    """What is learned of a field; its cardinality if no vocabulary decides it."""
+    match field.encode:
+        case "none":
+            return FittedField(config=field, cardinality=0)
+        case "value":
+            moments = learned.moments.get(field.name, Moments()).rounded()
+            fill = fill_of_number(field, moments, learned.counted(field.name))
+            scaling = fit_scaling(field, moments.imputed(fill))
+            return FittedField(config=field, cardinality=1, fill=fill, scaling=scaling)
+        case "bucket":
+            moments = learned.moments.get(field.name, Moments()).rounded()
+            numbers = learned.counted(field.name)
+            replaced = None if field.impute is None else fill_of_number(field, moments, numbers)
+            cuts = boundaries(numbers, moments.present, field.buckets or _BUCKETS)
+            size = FIRST + len(cuts) + 1
+            return FittedField(config=field, cardinality=size, fill=replaced, boundaries=cuts)
+        case "multi":
+            return FittedField(config=field, cardinality=FIRST)
         case _:
-            return None
+            text = fill_of_text(field, learned.counted(field.name))
+            return FittedField(config=field, cardinality=FIRST + (field.buckets or 0), fill=text)
 
 
-def _statistics(config: Config, train: DataFrame) -> dict[str, tuple[float, scale.Moments]]:
-    """For each number: what replaces a missing one, and the moments before that."""
-    numbers = [f for f in config.fields if f.encode == "value"]
-    if not numbers:
-        return {}
-    aggregates = [
-        F.struct(impute.statistic(f).alias("fill"), scale.statistics(f).alias("moments")).alias(
-            f.name
-        )
-        for f in numbers
-    ]
-    row = train.agg(*aggregates).head()
-    if row is None:
-        raise DataError("the training rows cannot be aggregated")
-    return {
-        f.name: (
-            _rounded(float(impute.checked(f, row[f.name]["fill"]))),
-            scale.Moments(**{k: _rounded(v) for k, v in row[f.name]["moments"].asDict().items()}),
-        )
-        for f in numbers
-    }
+def _sized(field: FittedField, vocabulary: Vocabulary) -> FittedField:
+    if field.config.encode not in ("index", "multi"):
+        return field
+    size = FIRST + vocabulary.size(field.config.name)
+    return field.model_copy(update={"cardinality": size})
 
 
-def _rounded(number: Any) -> Any:
-    """12 significant digits: the last bits of a sum depend on the order in which tasks finish."""
-    return float(f"{number:.12g}") if isinstance(number, float) else number
+def _vocabulary(field: FieldConfig, learned: _Learned) -> Vocabulary:
+    values = learned.counted(field.name)
+    if values.counts is not None:
+        return Vocabulary(ranked(field.name, values.counts, field.min_count))
+    # Lists are not joined, so tasks hold all of their values.
+    held = learned.limit if field.encode == "index" else sys.maxsize
+    return ranked_by_spark(field.name, _rows(values.shares, _as_it_is), field.min_count, held)
 
 
-def _cross_vocabulary(config: Config, train: DataFrame, encoder: Encoder) -> pa.Table:
-    parents = {name for cross in config.crosses for name in cross.fields}
-    inputs = [i for i in encoder.spec.inputs if i.name in parents]
-    cardinalities = {i.name: i.cardinality for i in inputs}
-    encoded = encode_frame(train, encoder, inputs, keep=[])
-    codes = {c.name: F.array(code(c, cardinalities)) for c in config.crosses}
-    ranked = rank_values(occurrences(encoded, codes), {c.name: c.min_count for c in config.crosses})
-    return ranked.toArrow().cast(_VOCABULARY)
+def _as_it_is(counts: pa.Table) -> pa.Table:
+    return counts.select([VALUE, COUNT])
 
 
-def _cross(config: Config, cross: Cross, sizes: Mapping[str, int]) -> FittedCross:
+def _cross_vocabulary(cross: Cross, learned: _Learned, encoder: Encoder) -> Vocabulary:
+    for parent in cross.fields:
+        if parent in encoder.tails:
+            raise DataError(
+                f"cross {cross.name}: field {parent} has more values than "
+                f"prepare.broadcast_values ({learned.limit:,}) allows to list pairs of. Give the "
+                "cross buckets, or raise prepare.broadcast_values or the field's min_count"
+            )
+    cardinality_b = encoder.fields[cross.fields[1]].cardinality
+    known = {n: v for n, v in encoder.vocabularies.items() if n in cross.fields}
+    parents = Encoder(encoder.spec, known, {})  # with no more than a task needs
+
+    def coded(counts: pa.Table) -> pa.Table:
+        counts = counts.combine_chunks()
+        columns = zip(cross.fields, (VALUE, SECOND), strict=True)
+        a, b = (parents.indices(name, counts[c].chunk(0)) for name, c in columns)
+        return codes_of(a, b, counts[COUNT].chunk(0), cardinality_b)
+
+    pairs = learned.counted(cross.name)
+    if pairs.counts is not None:
+        counts = coded(pairs.counts) if len(pairs.counts) else _NO_COUNTS
+        return Vocabulary(ranked(cross.name, counts, cross.min_count))
+    codes = _rows(pairs.shares, coded).groupBy(VALUE).agg(F.sum(COUNT).alias(COUNT))
+    return ranked_by_spark(cross.name, codes, cross.min_count, learned.limit)
+
+
+def _rows(shares: DataFrame, reduce: Callable[[pa.Table], pa.Table]) -> DataFrame:
+    """The counts of a field as rows, ``value`` and ``count``, after a function of each share."""
+
+    def rows(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            for stream in batch.column("counts").to_pylist():
+                yield from reduce(unpacked(stream)).to_batches(max_chunksize=65_536)
+
+    return shares.select("counts").mapInArrow(rows, f"{VALUE} STRING, {COUNT} BIGINT")
+
+
+def _cross(config: Config, cross: Cross, vocabulary: Vocabulary) -> FittedCross:
     sides = {f.side for f in config.fields if f.name in cross.fields}
     side = sides.pop() if len(sides) == 1 else "cross"
-    return FittedCross(config=cross, side=side, cardinality=FIRST + sizes.get(cross.name, 0))
-
-
-def _sizes(vocabulary: pa.Table) -> dict[str, int]:
-    counted = vocabulary.group_by("field").aggregate([("value", "count")])
-    return {row["field"]: row["value_count"] for row in counted.to_pylist()}
-
-
-def _digest(vocabulary: pa.Table) -> str:
-    ordered = vocabulary.sort_by([("field", "ascending"), ("index", "ascending")])
-    return digest(*ordered["field"].to_pylist(), *ordered["value"].to_pylist())
+    size = vocabulary.size(cross.name) if cross.buckets is None else cross.buckets
+    return FittedCross(config=cross, side=side, cardinality=FIRST + size)

@@ -4,33 +4,59 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyspark.sql import Column
-from pyspark.sql import functions as F
 
 from conf.schema import Default, FieldConfig
+from features.counting import Moments
 from features.errors import DataError
+from features.quantiles import Counted, median
 
 
-def statistic(field: FieldConfig) -> Column:
-    """The aggregate over training rows that a ``value`` field's fill is.
+def fill_of_number(field: FieldConfig, moments: Moments, numbers: Counted | None) -> float:
+    """Learns what replaces a missing number.
 
     Args:
-        field: A field with encode ``value``.
+        field: A field with encode ``value`` or ``bucket``.
+        moments: Of its numbers in training.
+        numbers: Their counts; only ``median`` and ``mode`` need them.
 
     Returns:
-        Its mean (also if nothing is configured), exact median, mode (the smallest of several) or
-        constant.
+        Their mean (also if nothing is configured), exact median, mode (the smallest of several)
+        or the constant.
+
+    Raises:
+        DataError: There was nothing to learn it from.
     """
-    column = F.col(field.name)
     match field.impute:
         case Default(default=constant):
-            return F.lit(float(constant))
-        case "median":
-            return F.median(column)
-        case "mode":
-            return F.mode(column, deterministic=True)
+            return float(constant)
+        case "median" if numbers is not None:
+            return float(checked(field, median(numbers, moments.present)))
+        case "mode" if numbers is not None:
+            return float(checked(field, numbers.mode() if moments.present else None))
         case _:
-            return F.mean(column)
+            return float(checked(field, moments.mean if moments.present else None))
+
+
+def fill_of_text(field: FieldConfig, values: Counted | None) -> str | None:
+    """Learns what replaces a missing value of a category.
+
+    Args:
+        field: A field with encode ``index`` or ``hash``.
+        values: Its values in training; only ``mode`` needs them.
+
+    Returns:
+        The mode (the first in order of several), the constant, or None, which keeps it missing.
+
+    Raises:
+        DataError: There was nothing to learn it from.
+    """
+    match field.impute:
+        case Default(default=constant):
+            return str(constant)
+        case "mode":
+            return str(checked(field, None if values is None else values.mode()))
+        case _:
+            return None
 
 
 def checked(field: FieldConfig, fill: Any) -> Any:

@@ -14,36 +14,30 @@ table                     rows
 
 from collections.abc import Callable
 from functools import reduce
+from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.schema import Config, digest
 from features import tables
-from features.clean import (
-    KEYS,
-    clean_interactions,
-    clean_side,
-    has_table,
-    join_sides,
-    latest_rows,
-    with_strangers,
-)
+from features.clean import clean_interactions, clean_side, has_table, join_sides
+from features.encoded_tables import write_features, write_sides
 from features.errors import DataError
 from features.fit import fit
 from features.quality import Checked, require_quality, tally
+from features.row_groups import RowGroups
 from features.sources import pin
-from features.spec import LABEL, ROW, SPLIT, SPLITS, FeatureSpec, Input, Prepared
+from features.spec import LABEL, SPLIT, SPLITS, FittedSplit, Prepared
 from features.split import fit_split, part
-from features.transform import Encoder, encode_frame
+from features.transform import Encoder
 
-_ROWS_PER_FILE = 1_000_000
+Report = Callable[[str], None]
+"""Called with a line after each step."""
 
 
-def prepare(
-    spark: SparkSession, config: Config, report: Callable[[str], None] = lambda _: None
-) -> Prepared:
-    """Makes the tables of a pipeline and publishes them together.
+def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None) -> Prepared:
+    """Makes the tables of a pipeline from its sources and publishes them together.
 
     Args:
         spark: A session with Delta Lake.
@@ -59,50 +53,157 @@ def prepare(
     """
     config = config.model_copy(update={"source": pin(spark, config.source)})
     root = config.tables.root
+    accepted = accept(spark, config, report)
+    split = fit_split(config.split, accepted.log)
+    readable = accepted.readable(split)
+    versions = {
+        "interactions": tables.write(readable, root, "interactions", accepted.metadata),
+        "quarantine": tables.write(accepted.quarantine, root, "quarantine", accepted.metadata),
+    }
+    written = Written(
+        split=split,
+        versions=versions,
+        batches={batch_name(config): fingerprint(readable)},
+        rows=accepted.rows,
+        sides=accepted.sides,
+        metadata=accepted.metadata,
+    )
+    return learn_and_publish(spark, config, written, report)
+
+
+class Accepted(NamedTuple):
+    """Sources whose rows were checked, and which broke no rule too often."""
+
+    log: DataFrame
+    """Accepted interactions."""
+    sides: dict[str, DataFrame]
+    """Accepted users and items, where they have tables of their own."""
+    quarantine: DataFrame
+    rows: dict[str, int]
+    """Row counts: read, accepted and quarantined of each source."""
+    metadata: dict[str, str]
+    """What commits say of where their rows came from."""
+
+    def readable(self, split: FittedSplit) -> DataFrame:
+        """The interactions with the fields of users and items, and their part of the split."""
+        return join_sides(self.log, self.sides).withColumn(SPLIT, part(split))
+
+
+def accept(spark: SparkSession, config: Config, report: Report) -> Accepted:
+    """Reads the sources and checks their rows.
+
+    Args:
+        spark: The session.
+        config: The pipeline, its sources pinned.
+        report: Called with a line.
+
+    Returns:
+        The accepted rows and the refused ones.
+
+    Raises:
+        DataError: The sources do not fit the configuration or break a quality rule.
+    """
     log = clean_interactions(spark, config)
-    sides = {s: clean_side(spark, config, s) for s in ("user", "item") if has_table(config, s)}
-    rows = _checked_rows([log, *sides.values()])
+    sides = clean_sides(spark, config)
+    checked = [log, *sides.values()]
+    rows = _checked_rows(checked)
     report(
         f"read {rows['interactions.read']:,} interactions, "
         f"quarantined {rows['interactions.quarantined']:,}"
     )
+    return Accepted(
+        log=log.accepted,
+        sides={side: table.accepted for side, table in sides.items()},
+        quarantine=reduce(DataFrame.union, [c.quarantine for c in checked]),
+        rows=rows,
+        metadata=commit_metadata(config),
+    )
 
-    metadata = {"job": "prepare", "config": digest(config.model_dump_json())}
-    metadata |= _source_versions(config)
-    accepted_sides = {side: checked.accepted for side, checked in sides.items()}
-    split = fit_split(config.split, log.accepted)
-    readable = join_sides(log.accepted, accepted_sides).withColumn(SPLIT, part(split))
-    versions = {"interactions": tables.write(readable, root, "interactions", metadata)}
-    refused = reduce(DataFrame.union, [c.quarantine for c in (log, *sides.values())])
-    versions["quarantine"] = tables.write(refused, root, "quarantine", metadata)
+
+def clean_sides(spark: SparkSession, config: Config) -> dict[str, Checked]:
+    """The users and items that have a table of their own, checked."""
+    return {s: clean_side(spark, config, s) for s in ("user", "item") if has_table(config, s)}
+
+
+class Written(NamedTuple):
+    """Readable interactions that are written, and what is known of them."""
+
+    split: FittedSplit
+    """The split that they have."""
+    versions: dict[str, int]
+    """Of the tables written so far."""
+    batches: dict[str, str]
+    """The batches that they came in, each with its fingerprint."""
+    rows: dict[str, int]
+    """Row counts of the sources."""
+    sides: dict[str, DataFrame]
+    """Readable users and items that have a table of their own."""
+    metadata: dict[str, str]
+    """What commits say of where their rows came from."""
+
+
+def learn_and_publish(
+    spark: SparkSession, config: Config, written: Written, report: Report
+) -> Prepared:
+    """Learns a spec from the interactions that are written, encodes all rows and publishes.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        written: The interactions.
+        report: Called with a line after each step.
+
+    Returns:
+        What was published.
+
+    Raises:
+        DataError: A part of the split lacks a label, or training rows lack what is to be learned.
+    """
+    root, versions = config.tables.root, written.versions
     interactions = tables.read(spark, root, "interactions", versions["interactions"])
-    rows |= _split_rows(interactions)
+    rows = written.rows | _split_rows(interactions)
     report("split into " + ", ".join(f"{rows[s]:,} {s}" for s in SPLITS))
 
-    train = interactions.where(F.col(SPLIT) == SPLITS[0])
-    spec, vocabulary = fit(config, train, split)
-    report(f"learned {len(vocabulary):,} values of {len(spec.inputs)} fields from training rows")
+    spec, vocabulary = fit(spark, config, RowGroups.of(interactions) or interactions, written.split)
+    metadata = written.metadata | {"spec": spec.hash}
+    version = tables.write(vocabulary.frame(spark), root, "vocabulary", metadata)
+    whole = tables.read(spark, root, "vocabulary", version)
+    encoder = Encoder.of(spec, vocabulary.held)
+    report(f"learned {whole.count():,} values of {len(spec.inputs)} fields from training rows")
 
-    metadata["spec"] = spec.hash
-    encoder = Encoder.of(spec, vocabulary)
-    versions["vocabulary"] = tables.write(
-        spark.createDataFrame(vocabulary).coalesce(1), root, "vocabulary", metadata
-    )
-    versions["features"] = _write_features(interactions, encoder, root, metadata, rows["train"])
-    for side in ("user", "item"):
-        if getattr(config.keys, side) is not None:
-            known = accepted_sides.get(side)
-            if known is None:
-                names = [f.name for f in config.fields if f.side == side]
-                known = latest_rows(interactions, side, names)
-            else:
-                known = with_strangers(known, interactions, KEYS[side])
-            versions[f"{side}s"] = _write_side(known, encoder, side, root, metadata)
-    report(f"encoded {', '.join(name for name in versions if name != 'quarantine')}")
+    versions = versions | {"vocabulary": version}
+    versions["features"] = write_features(interactions, encoder, whole, root, metadata)
+    versions |= write_sides(config, interactions, written.sides, encoder, whole, metadata)
+    report(f"encoded {', '.join(name for name in versions if name not in _READABLE)}")
 
-    prepared = Prepared(spec=spec, versions=versions, rows=rows)
+    prepared = Prepared(spec=spec, versions=versions, rows=rows, batches=written.batches)
     tables.publish(spark, root, prepared, metadata)
     return prepared
+
+
+_READABLE = ("interactions", "quarantine", "vocabulary")
+
+
+def batch_name(config: Config) -> str:
+    """What the rows of the log are known by: the name given to them, or where they lie."""
+    log = config.source.interactions
+    paths = [log.path] if isinstance(log.path, str) else log.path
+    version = "" if log.version is None else f"@{log.version}"
+    return config.prepare.batch or ", ".join(paths) + version
+
+
+def fingerprint(readable: DataFrame) -> str:
+    """Equal for the same rows in any order and partitioning.
+
+    Args:
+        readable: Interactions.
+
+    Returns:
+        Their number, and the sum of their hashes.
+    """
+    hashed = F.xxhash64(*readable.columns).cast("decimal(38,0)")
+    rows, total = readable.agg(F.count(F.lit(1)), F.sum(hashed)).collect()[0]
+    return f"{rows} rows, {total or 0}"
 
 
 def _checked_rows(sources: list[Checked]) -> dict[str, int]:
@@ -132,47 +233,12 @@ def _split_rows(interactions: DataFrame) -> dict[str, int]:
     return {name: found[name]["rows"] for name in SPLITS}
 
 
-def _source_versions(config: Config) -> dict[str, str]:
+def commit_metadata(config: Config) -> dict[str, str]:
+    """What commits say of where their rows came from: the configuration, and source versions."""
     delta = {
         name: table
         for name, table in config.source
         if table is not None and table.format == "delta"
     }
-    return {f"source.{name}": f"{table.path}@{table.version}" for name, table in delta.items()}
-
-
-def _write_features(
-    interactions: DataFrame,
-    encoder: Encoder,
-    root: str,
-    metadata: dict[str, str],
-    train_rows: int,
-) -> int:
-    keys = [c for c in KEYS.values() if c in interactions.columns]
-    inputs = encoder.spec.inputs
-    encoded = encode_frame(interactions, encoder, inputs, keep=[*keys, LABEL, ROW, SPLIT])
-    # Training hands out files: enough of them for 16 ranks, as long as one is worth opening.
-    files = max(1, min(16, train_rows // 1_024), train_rows // _ROWS_PER_FILE)
-    # Sorted by the seeded hash, rows lie shuffled, and in the same order after every rerun. SPLIT
-    # leads because the partitioned write would sort by it again.
-    order = [SPLIT, ROW, LABEL, *(i.name for i in inputs)]
-    ordered = encoded.repartition(files, ROW).sortWithinPartitions(*order)
-    return tables.write(ordered, root, "features", metadata, partition_by=[SPLIT])
-
-
-def _write_side(
-    readable: DataFrame, encoder: Encoder, side: str, root: str, metadata: dict[str, str]
-) -> int:
-    key = KEYS[side]
-    shown = [
-        f.config.name
-        for f in encoder.spec.fields
-        if f.config.side == side and f.config.encode == "none"
-    ]
-    encoded = encode_frame(readable, encoder, side_inputs(encoder.spec, side), [key, *shown])
-    return tables.write(encoded.orderBy(key), root, f"{side}s", metadata)
-
-
-def side_inputs(spec: FeatureSpec, side: str) -> list[Input]:
-    """The inputs that follow from a user alone, or from an item alone."""
-    return [i for i in spec.inputs if i.side == side]
+    versions = {f"source.{name}": f"{t.path}@{t.version}" for name, t in delta.items()}
+    return {"job": "prepare", "config": digest(config.model_dump_json()), **versions}

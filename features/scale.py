@@ -5,59 +5,14 @@ both leave a constant column at 0.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import Column
-from pyspark.sql import functions as F
 
 from conf.schema import FieldConfig
+from features.counting import Moments
 from features.spec import Scaling
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Statistics of a numeric column over the training rows."""
-
-    present: int
-    missing: int
-    mean: float
-    variance: float
-    """Population variance."""
-    minimum: float
-    maximum: float
-
-    def imputed(self, fill: float) -> "Moments":
-        """The statistics after missing values were replaced, without another pass.
-
-        >>> Moments(3, 1, 2.0, 2.0, 0.0, 3.0).imputed(6.0)
-        Moments(present=4, missing=0, mean=3.0, variance=4.5, minimum=0.0, maximum=6.0)
-        """
-        rows = self.present + self.missing
-        if not self.present:
-            return Moments(rows, 0, fill, 0.0, fill, fill)
-        share = self.missing / rows
-        mean = self.mean + share * (fill - self.mean)
-        # Variance within the two groups, and between them.
-        variance = (1 - share) * self.variance + share * (1 - share) * (fill - self.mean) ** 2
-        added = [fill] if self.missing else []
-        low, high = min([self.minimum, *added]), max([self.maximum, *added])
-        return Moments(rows, 0, mean, variance, low, high)
-
-
-def statistics(field: FieldConfig) -> Column:
-    """The aggregate over training rows that :class:`Moments` is read from."""
-    column = F.col(field.name)
-    return F.struct(
-        F.count(column).alias("present"),
-        F.count_if(column.isNull()).alias("missing"),
-        F.coalesce(F.mean(column), F.lit(0.0)).alias("mean"),
-        F.coalesce(F.var_pop(column), F.lit(0.0)).alias("variance"),
-        F.coalesce(F.min(column), F.lit(0.0)).alias("minimum"),
-        F.coalesce(F.max(column), F.lit(0.0)).alias("maximum"),
-    )
 
 
 def fit_scaling(field: FieldConfig, moments: Moments) -> Scaling:

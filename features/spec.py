@@ -10,7 +10,8 @@ Every ``features`` table has the columns below, and one per :class:`Input`:
 =========  ==================  ==========================================================
 encode     column type         content
 =========  ==================  ==========================================================
-``index``  ``int``             0 missing, 1 unseen or rare, 2… by falling frequency
+``index``  ``int``             0 missing, 1 unseen or rare, 2… by falling frequency (of a
+                               ``hash`` or ``bucket`` field: by the bucket's number)
 ``multi``  ``array<int>``      ``width`` such indices, the unused ones 0
 ``value``  ``float``           the imputed, scaled number
 =========  ==================  ==========================================================
@@ -23,7 +24,7 @@ from pydantic import Field
 from conf.schema import Config, Cross, FieldConfig, Keys, Section, SplitConfig, digest
 
 USER, ITEM, TIME = "user_key", "item_key", "event_time"
-LABEL, SPLIT, ROW = "label", "split", "row"
+LABEL, SPLIT, ROW, SAMPLED = "label", "split", "row", "sampled"
 SPLITS: tuple[Literal["train"], Literal["validation"], Literal["test"]] = (
     "train",
     "validation",
@@ -42,7 +43,7 @@ class Input(Section):
     """``cross`` depends on two sides at once."""
     encode: Literal["index", "value", "multi"]
     cardinality: int
-    """Embeddings it takes: 1 for ``value``, 2 + vocabulary otherwise."""
+    """Embeddings it takes: 1 for ``value``, otherwise 2 + vocabulary or buckets."""
     width: int = 1
     """Columns of indices: ``max_values`` for ``multi``, otherwise 1."""
     parents: tuple[str, str] | None = None
@@ -65,6 +66,24 @@ class FittedField(Section):
     fill: float | str | None = None
     """What replaces a missing value; None keeps it missing (index 0)."""
     scaling: Scaling = Scaling()
+    boundaries: tuple[float, ...] = ()
+    """For ``bucket``: the smallest number of each bucket but the first, rising."""
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """What the model sees of it: the field, and whether it was missing."""
+        config = self.config
+        if config.encode == "none":
+            return ()
+        itself = Input(
+            name=config.name,
+            side=config.side,
+            encode=config.encode if config.encode in ("value", "multi") else "index",
+            cardinality=self.cardinality,
+            width=config.max_values if config.encode == "multi" else 1,
+        )
+        flag = Input(name=config.flag, side=config.side, encode="index", cardinality=FIRST + 1)
+        return (itself, flag) if config.flag_missing else (itself,)
 
 
 class FittedCross(Section):
@@ -86,7 +105,7 @@ class FittedSplit(Section):
 class FeatureSpec(Section):
     """How raw rows become model inputs."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     label: str
     keys: Keys
     fields: tuple[FittedField, ...]
@@ -97,17 +116,7 @@ class FeatureSpec(Section):
     @property
     def inputs(self) -> tuple[Input, ...]:
         """The model's fields in their fixed order: fields as configured, then crosses."""
-        fields = tuple(
-            Input(
-                name=f.config.name,
-                side=f.config.side,
-                encode=f.config.encode,
-                cardinality=f.cardinality,
-                width=f.config.max_values if f.config.encode == "multi" else 1,
-            )
-            for f in self.fields
-            if f.config.encode != "none"
-        )
+        fields = tuple(i for field in self.fields for i in field.inputs)
         crosses = tuple(
             Input(
                 name=c.config.name,
@@ -142,6 +151,26 @@ class FeatureSpec(Section):
             "split": self.split.config,
         }
         return [key for key, value in fitted.items() if getattr(config, key) != value]
+
+    def read_otherwise_by(self, config: Config) -> list[str]:
+        """What makes a configuration read raw rows otherwise than this spec's did.
+
+        Args:
+            config: The configuration of a later job.
+
+        Returns:
+            The keys of the configuration that differ; how fields are encoded is no part of it.
+        """
+        fitted = {
+            "label": (self.label, config.label),
+            "keys": (self.keys, config.keys),
+            "split.seed": (self.split.config.seed, config.split.seed),
+            "fields": (
+                [f.config.reading for f in self.fields],
+                [f.reading for f in config.fields],
+            ),
+        }
+        return [key for key, (mine, theirs) in fitted.items() if mine != theirs]
 
     def difference(self, other: "FeatureSpec") -> list[str]:
         """Names what differs between two specs, a line each; empty if they are the same.
@@ -182,6 +211,8 @@ class Prepared(Section):
     """Delta version of each table."""
     rows: dict[str, int] = Field(default_factory=dict)
     """Row counts: read, accepted, quarantined, and each split."""
+    batches: dict[str, str] = Field(default_factory=dict)
+    """The batches of rows that the tables hold, each with a fingerprint of its rows."""
 
     def mismatch(self, config: Config) -> str:
         """Why these tables are not those of a configuration; empty if they are.

@@ -5,14 +5,24 @@ together through ``prepared``, written last: it names the version of each, and r
 """
 
 import json
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
+import pyarrow as pa
+from delta.tables import DeltaTable
+from deltalake import DeltaTable as DeltaLog
+from deltalake import Schema
+from deltalake.transaction import AddAction, CommitProperties, create_table_with_add_actions
+from pyarrow.parquet import FileMetaData
+from pydantic import ValidationError
 from pyspark.errors import AnalysisException
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.schema import Config
 from features.errors import DataError
-from features.spec import Prepared
+from features.spec import FeatureSpec, Prepared
 
 _LAST_VERSION = "spark.databricks.delta.lastCommitVersionInSession"
 
@@ -29,8 +39,9 @@ def write(
     metadata: Mapping[str, str],
     *,
     partition_by: Sequence[str] = (),
+    append: bool = False,
 ) -> int:
-    """Replaces a table by the rows of a frame, in one commit.
+    """Replaces a table by the rows of a frame, or adds them to it, in one commit.
 
     Args:
         frame: The rows.
@@ -38,19 +49,121 @@ def write(
         name: The table.
         metadata: What the commit says of itself.
         partition_by: Partition columns.
+        append: Keep what the table has.
 
     Returns:
         The version that was committed.
     """
-    (
+    spark = frame.sparkSession
+    spark.conf.unset(_LAST_VERSION)
+    writer = (
         frame.write.format("delta")
-        .mode("overwrite")
-        .option("overwriteSchema", "true")
         .option("userMetadata", json.dumps(dict(metadata), sort_keys=True))
         .partitionBy(*partition_by)
-        .save(table_path(root, name))
     )
-    return int(frame.sparkSession.conf.get(_LAST_VERSION) or 0)
+    if append:
+        writer = writer.mode("append")
+    else:
+        writer = writer.mode("overwrite").option("overwriteSchema", "true")
+    writer.save(table_path(root, name))
+    version = spark.conf.get(_LAST_VERSION, None)
+    # Delta makes no commit where nothing replaces nothing.
+    return newest_version(spark, root, name) if version is None else int(version)
+
+
+@dataclass(frozen=True)
+class NewFile:
+    """A Parquet file below a table's folder that no version of the table mentions yet."""
+
+    path: str
+    partition: dict[str, str]
+    size: int
+    """Bytes."""
+    stats: dict[str, Any]
+    """Delta's statistics: ``numRecords``, ``minValues``, ``maxValues``, ``nullCount``."""
+
+    @classmethod
+    def of(cls, path: str, partition: dict[str, str], footer: FileMetaData, size: int) -> Self:
+        """Describes a file by its footer.
+
+        Args:
+            path: Relative to the table's folder.
+            partition: The value of each partition column.
+            footer: The file's Parquet metadata.
+            size: Of the file, in bytes.
+        """
+        low: dict[str, Any] = {}
+        high: dict[str, Any] = {}
+        nulls: dict[str, int] = {}
+        for g in range(footer.num_row_groups):
+            for c in range(footer.num_columns):
+                column = footer.row_group(g).column(c)
+                name, known = column.path_in_schema, column.statistics
+                if known is None or "." in name:
+                    continue
+                nulls[name] = nulls.get(name, 0) + known.null_count
+                if known.has_min_max:
+                    low[name] = min(low.get(name, known.min), known.min)
+                    high[name] = max(high.get(name, known.max), known.max)
+        bounds = {"minValues": low, "maxValues": high, "nullCount": nulls}
+        return cls(path, partition, size, {"numRecords": footer.num_rows, **bounds})
+
+    def to_json(self) -> str:
+        """As a line of text."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def commit_files(
+    root: str,
+    name: str,
+    files: Sequence[NewFile],
+    schema: pa.Schema,
+    metadata: Mapping[str, str],
+    *,
+    partition_by: Sequence[str],
+    append: bool = False,
+) -> int:
+    """Makes files that are there already the content of a table, or adds them to it, in one commit.
+
+    Args:
+        root: Folder of the tables, a path.
+        name: The table.
+        files: The files, below the table's folder.
+        schema: Columns of the table, with those it is partitioned by.
+        metadata: What the commit says of itself.
+        partition_by: Partition columns.
+        append: Keep what the table has.
+
+    Returns:
+        The version that was committed.
+    """
+    path = table_path(root, name)
+    now = int(time.time() * 1000)
+    actions = [
+        AddAction(f.path, f.size, f.partition, now, True, json.dumps(f.stats)) for f in files
+    ]
+    # What Spark calls userMetadata is a key of the commit like any other.
+    said = {"userMetadata": json.dumps(dict(metadata), sort_keys=True)}
+    commit = CommitProperties(custom_metadata=said)
+    mode: Literal["append", "overwrite"] = "append" if append else "overwrite"
+    columns = Schema.from_arrow(schema)
+    if DeltaLog.is_deltatable(path):
+        table = DeltaLog(path)
+        table.create_write_transaction(
+            actions, mode, columns, list(partition_by), commit_properties=commit
+        )
+    else:
+        create_table_with_add_actions(
+            path, columns, actions, mode, list(partition_by), commit_properties=commit
+        )
+        table = DeltaLog(path)
+    table.update_incremental()
+    return int(table.version())
 
 
 def read(spark: SparkSession, root: str, name: str, version: int | None = None) -> DataFrame:
@@ -78,6 +191,43 @@ def read(spark: SparkSession, root: str, name: str, version: int | None = None) 
             f"tables.root: no Delta table {name} at {table_path(root, name)}"
             f"{'' if version is None else f' in version {version}'}. Run jobs/prepare.py first"
         ) from error
+
+
+def restore(spark: SparkSession, root: str, name: str, version: int) -> None:
+    """Makes a table what it was: commits that a job left behind when it died no longer count.
+
+    Args:
+        spark: The session.
+        root: Folder of the tables.
+        name: The table.
+        version: The version whose rows it is to have.
+    """
+    if newest_version(spark, root, name) != version:
+        DeltaTable.forPath(spark, table_path(root, name)).restoreToVersion(version)
+
+
+def newest_version(spark: SparkSession, root: str, name: str) -> int:
+    """The newest version of one of our tables, which must be there."""
+    (newest,) = DeltaTable.forPath(spark, table_path(root, name)).history(1).collect()
+    return int(newest["version"])
+
+
+def new_rows(spark: SparkSession, root: str, name: str, before: int, after: int) -> DataFrame:
+    """The rows that a table got by appending.
+
+    Args:
+        spark: The session.
+        root: Folder of the tables.
+        name: The table, not partitioned.
+        before: Its version before.
+        after: Its version after.
+
+    Returns:
+        The rows, as their files hold them.
+    """
+    old, new = (read(spark, root, name, version) for version in (before, after))
+    files = sorted(set(new.inputFiles()) - set(old.inputFiles()))
+    return spark.read.schema(new.schema).parquet(*files)
 
 
 def publish(spark: SparkSession, root: str, prepared: Prepared, metadata: Mapping[str, str]) -> int:
@@ -110,11 +260,54 @@ def read_prepared(spark: SparkSession, config: Config) -> Prepared:
     Raises:
         DataError: None has finished yet, or only one of another configuration.
     """
-    root = config.tables.root
-    row = read(spark, root, "prepared").select("prepared").head()
-    if row is None:
-        raise DataError(f"{table_path(root, 'prepared')} is empty. Run jobs/prepare.py first")
-    prepared = Prepared.model_validate_json(row[0])
+    prepared = published(spark, config.tables.root)
     if problem := prepared.mismatch(config):
         raise DataError(problem)
     return prepared
+
+
+def read_prepared_with(spark: SparkSession, config: Config, spec: FeatureSpec) -> Prepared:
+    """What the last ``prepare`` with a certain spec published, so that its models stay usable.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        spec: The spec.
+
+    Returns:
+        That spec and its table versions; what was published last if no version has that spec.
+    """
+    prepared = published(spark, config.tables.root)
+    if prepared.spec.hash == spec.hash:
+        return prepared
+    log = DeltaTable.forPath(spark, table_path(config.tables.root, "prepared"))
+    for commit in log.history().select("version", "userMetadata").collect():
+        if commit["userMetadata"] and json.loads(commit["userMetadata"]).get("spec") == spec.hash:
+            return published(spark, config.tables.root, commit["version"])
+    return prepared
+
+
+def published(spark: SparkSession, root: str, version: int | None = None) -> Prepared:
+    """What a finished ``prepare`` published, whatever its configuration.
+
+    Args:
+        spark: The session.
+        root: Folder of the tables.
+        version: Of the table ``prepared``, the newest if left out.
+
+    Returns:
+        Its spec and table versions.
+
+    Raises:
+        DataError: None has finished yet, or it is of another version of this code.
+    """
+    row = read(spark, root, "prepared", version).select("prepared").head()
+    if row is None:
+        raise DataError(f"{table_path(root, 'prepared')} is empty. Run jobs/prepare.py first")
+    try:
+        return Prepared.model_validate_json(row[0])
+    except ValidationError as error:
+        raise DataError(
+            f"{table_path(root, 'prepared')} was written by another version of this code. "
+            "Run jobs/prepare.py again"
+        ) from error

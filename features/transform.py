@@ -1,19 +1,21 @@
-"""Applies a FeatureSpec: readable rows to encoded rows, a batch of Arrow columns at a time."""
+"""Applies a FeatureSpec: readable rows to encoded rows, a column of Arrow at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from pyspark.sql import DataFrame
 
 from features.cross import cross_tables
 from features.cross_table import CrossTable
-from features.encode import split_vocabulary, to_index, to_indices
+from features.encode import Lookup, by_hash, in_vocabulary, to_bucket, to_flag, to_index, to_indices
 from features.impute import fill_missing
+from features.row_groups import Columns
 from features.scale import scale
-from features.spec import FeatureSpec, FittedField, Input
+from features.spec import FIRST, FeatureSpec, FittedField, Input
+from features.vocabulary import split_vocabulary
 
 _SPARK_TYPES = {"index": "int", "value": "float", "multi": "array<int>"}
 
@@ -24,90 +26,81 @@ class Encoder:
 
     spec: FeatureSpec
     vocabularies: dict[str, pa.Array]
+    """By field, in the order of the indices; of a large one the head, the most frequent values."""
     crosses: dict[str, CrossTable]
 
     @classmethod
     def of(cls, spec: FeatureSpec, vocabulary: pa.Table) -> "Encoder":
-        """Puts a spec and its vocabulary table together.
+        """Puts a spec and its vocabulary together.
 
         Args:
             spec: The spec.
-            vocabulary: ``field``, ``value`` and ``index`` of the version that belongs to it.
+            vocabulary: ``field``, ``value`` and ``index``, of large fields the head.
 
         Returns:
             The encoder.
         """
-        cardinalities = {f.config.name: f.cardinality for f in spec.fields}
         indexed = [f.config.name for f in spec.fields if f.config.encode in ("index", "multi")]
+        cardinalities = {i.name: i.cardinality for i in spec.inputs}
         return cls(
             spec,
             split_vocabulary(vocabulary, indexed),
             cross_tables(vocabulary, [c.config for c in spec.crosses], cardinalities),
         )
 
-    def encode(self, batch: pa.RecordBatch, inputs: Sequence[Input]) -> dict[str, pa.Array]:
+    @cached_property
+    def fields(self) -> dict[str, FittedField]:
+        """The fields by the names of the inputs that they become."""
+        return {i.name: field for field in self.spec.fields for i in field.inputs}
+
+    @cached_property
+    def tails(self) -> frozenset[str]:
+        """Fields with more values than their vocabulary holds here."""
+        sizes = {name: len(values) for name, values in self.vocabularies.items()}
+        return frozenset(
+            n for n, size in sizes.items() if size < self.fields[n].cardinality - FIRST
+        )
+
+    def encode(self, columns: Columns, inputs: Sequence[Input]) -> dict[str, NDArray[np.generic]]:
         """Encodes the columns of some inputs.
 
         Args:
-            batch: Readable columns of the fields that the inputs are made of.
+            columns: Readable columns of the fields that the inputs are made of (B,).
             inputs: Which inputs to make; the parents of a cross before it.
 
         Returns:
-            A column per input, as the spec's table says.
+            An array per input, as the spec's table says: (B,), or (B, width) for ``multi``.
         """
-        fields = {f.config.name: f for f in self.spec.fields}
         encoded: dict[str, NDArray[np.generic]] = {}
         for wanted in inputs:
             if wanted.parents is None:
-                encoded[wanted.name] = self._field(fields[wanted.name], batch.column(wanted.name))
+                field = self.fields[wanted.name]
+                encoded[wanted.name] = self._field(field, wanted, columns(field.config.name))
             else:
                 a, b = (encoded[parent] for parent in wanted.parents)
                 encoded[wanted.name] = self.crosses[wanted.name].look_up(a, b)
-        return {name: _to_arrow(column) for name, column in encoded.items()}
+        return encoded
 
-    def _field(self, field: FittedField, column: pa.Array) -> NDArray[np.generic]:
+    def _field(self, field: FittedField, wanted: Input, column: pa.Array) -> NDArray[np.generic]:
         config = field.config
+        if wanted.name != config.name:
+            return to_flag(column)
         match config.encode:
             case "value":
                 return scale(fill_missing(column, field.fill), field.scaling)
+            case "bucket":
+                return to_bucket(fill_missing(column, field.fill), field.boundaries)
             case "multi":
-                return to_indices(column, self.vocabularies[config.name], config.max_values)
+                return to_indices(column, self.look_up(config.name), config.max_values)
             case _:
-                return to_index(fill_missing(column, field.fill), self.vocabularies[config.name])
+                return self.indices(config.name, column)
 
+    def indices(self, name: str, column: pa.Array) -> NDArray[np.int32]:
+        """The indices of a field with encode ``index`` or ``hash`` (B,)."""
+        fill = self.fields[name].fill
+        return to_index(column, self.look_up(name), None if fill is None else str(fill))
 
-def encode_frame(
-    frame: DataFrame, encoder: Encoder, inputs: Sequence[Input], keep: Sequence[str]
-) -> DataFrame:
-    """Encodes readable rows.
-
-    Args:
-        frame: Readable rows, with the fields that the inputs are made of.
-        encoder: The spec and its vocabularies.
-        inputs: Which inputs to make.
-        keep: Columns to take along as they are.
-
-    Returns:
-        The kept columns and one column per input.
-    """
-    schema = [f"`{f.name}` {f.dataType.simpleString()}" for f in frame.select(*keep).schema]
-    schema += [f"`{i.name}` {_SPARK_TYPES[i.encode]}" for i in inputs]
-    readable = [i.name for i in inputs if i.parents is None]
-    shared = frame.sparkSession.sparkContext.broadcast(encoder)
-
-    def encode(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            kept = {name: batch.column(name) for name in keep}
-            columns = kept | shared.value.encode(batch, inputs)
-            yield pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
-
-    wanted = list(dict.fromkeys([*keep, *readable]))
-    return frame.select(*wanted).mapInArrow(encode, ", ".join(schema))
-
-
-def _to_arrow(column: NDArray[np.generic]) -> pa.Array:
-    if column.ndim == 1:
-        return pa.array(column)
-    rows, width = column.shape
-    offsets = np.arange(0, (rows + 1) * width, width, dtype=np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(column.ravel()))
+    def look_up(self, name: str) -> Lookup:
+        """How the values of a field get their indices."""
+        buckets = self.fields[name].config.buckets
+        return in_vocabulary(self.vocabularies[name]) if buckets is None else by_hash(buckets)

@@ -10,10 +10,14 @@ content; readers see the tables of the last run that finished.
 import time
 
 from conf.schema import Config
+from features.append import append
 from features.prepare import prepare
+from features.refit import refit
 from features.spec import SPLITS, Prepared
 from jobs.door import run
 from jobs.session import open_session
+
+_MODES = {"all": prepare, "append": append, "refit": refit}
 
 
 def main(config: Config) -> None:
@@ -23,7 +27,8 @@ def main(config: Config) -> None:
     def report(line: str) -> None:
         print(f"prepare: {line} ({time.monotonic() - started:.0f} s)", flush=True)
 
-    prepared = prepare(open_session("prepare"), config, report)
+    spark = open_session("prepare")
+    prepared = _MODES[config.prepare.mode](spark, config, report)
     print(summary(config, prepared))
 
 

@@ -99,7 +99,7 @@ def encode_context(
     if not inputs:
         return {}
     values = config.score.context
-    names = [i.name for i in inputs if i.parents is None]
+    names = dict.fromkeys(encoder.fields[i.name].config.name for i in inputs if not i.parents)
     lacking = [name for name in names if name not in values]
     if lacking:
         raise DataError(
@@ -108,8 +108,7 @@ def encode_context(
         )
     fields = [f.config for f in encoder.spec.fields if f.config.name in names]
     readable = readable_values(spark, fields, values).toArrow()
-    encoded = encoder.encode(readable.combine_chunks().to_batches()[0], inputs)
-    columns = from_arrow(inputs, pa.table(encoded))
+    columns = encoder.encode(readable.combine_chunks().to_batches()[0].column, inputs)
     for wanted in inputs:
         if wanted.encode != "value" and wanted.parents is None and UNSEEN in columns[wanted.name]:
             known = encoder.vocabularies[wanted.name].slice(0, 10).to_pylist()

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from afm.forward import Parameters
 from afm.item_side import ItemSide, prepare_items
 from afm.slots import Layout
-from features.cross_table import CrossTable
+from features.cross_table import CrossTable, ListedPairs
 from features.spec import Input
 
 MANY = 1200  # embeddings of a field that is not worth sharing
@@ -54,7 +54,7 @@ class Case:
             size = self.field(parents[1]).cardinality
             entries = sorted((a * size + b, index) for (a, b), index in vocabulary.items())
             codes, indices = np.array(entries, np.int64).reshape(-1, 2).T
-            tables[name] = CrossTable(codes, indices.astype(np.int32), size)
+            tables[name] = ListedPairs(codes, indices.astype(np.int32), size)
         return tables
 
     def item_side(self) -> ItemSide:

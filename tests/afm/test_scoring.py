@@ -12,7 +12,7 @@ from afm.forward import forward
 from afm.item_side import ItemSide, prepare_items
 from afm.scoring import Ranking, recommend, recommend_among
 from afm.slots import Layout
-from features.cross_table import CrossTable
+from features.cross_table import ListedPairs
 from features.spec import Input
 from tests.afm.random_models import Case, cases, random_weights, reference_of_all, scaled
 
@@ -377,5 +377,5 @@ def test_cross_with_item_ids_scores_exactly_when_its_parent_is_large() -> None:
             "vocabularies": {"age_genre": pairs},
         }
     )
-    assert isinstance(case.crosses["age_genre"], CrossTable)
+    assert isinstance(case.crosses["age_genre"], ListedPairs)
     np.testing.assert_allclose(all_logits(case), reference_of_all(case)[0], rtol=1e-5, atol=1e-5)

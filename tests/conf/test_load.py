@@ -69,7 +69,7 @@ def test_load_applies_override(minimal: Path, override: str, read) -> None:
         ("train.qqqq=3", r"train\.qqqq: unknown key\. Known are run, epochs"),
         ("train.epochs=many", r"train\.epochs = 'many': Input should be a valid integer"),
         ("train.epochs=0", r"train\.epochs = 0: Input should be greater than or equal to 1"),
-        ("fields.0.encode=indx", r"fields\.0\.encode = 'indx': Input should be 'index', 'value'"),
+        ("fields.0.encode=indx", r"fields\.0\.encode = 'indx': Input should be 'index', 'hash'"),
         ("label=null", r"label: Input should be a valid string"),
         ("fields.7.encode=index", r"cannot set fields\.7\.encode: there is no such place"),
         ("label.x=1", r"cannot set label\.x: there is no such place"),

@@ -34,7 +34,7 @@ def config(**changes: Any) -> Config:
         ({"crosses": [{"name": "x", "fields": ["user", "user"]}]}, "crosses 'user' with itself"),
         (
             {"fields": [USER, ITEM, AGE], "crosses": [{"name": "x", "fields": ["age", "item"]}]},
-            "needs encode: index, but 'age' is value",
+            "needs encode: index, hash or bucket, but 'age' is value",
         ),
         ({"split": {"by": "time"}}, "split.by: time needs keys.time"),
         ({"split": {"validation": 0.5, "test": 0.5}}, "leave nothing to train on"),

@@ -6,21 +6,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.schema import Cross
-from features.cross import code, cross_tables
+from features.cross import codes_of, cross_tables
 
 CROSS = Cross(name="x", fields=("a", "b"))
 
 
-def test_code_of_known_pairs_only(spark) -> None:
-    frame = spark.createDataFrame([(2, 3), (0, 3), (4, 1), (5, 9)], "a int, b int")
-    codes = [row[0] for row in frame.select(code(CROSS, {"a": 6, "b": 10})).collect()]
-    assert codes == ["23", None, None, "59"]
+def test_codes_of_known_pairs_only() -> None:
+    a, b = np.array([2, 0, 4, 5, 2], np.int32), np.array([3, 3, 1, 9, 3], np.int32)
+    table = codes_of(a, b, pa.array([1, 1, 1, 4, 2]), cardinality_b=10)
+    assert sorted(map(tuple, table.to_pandas().values)) == [("23", 3), ("59", 4)]
 
 
-def test_code_beyond_32_bits(spark) -> None:
-    frame = spark.createDataFrame([(2_000_000_000, 2)], "a int, b int")
-    (row,) = frame.select(code(CROSS, {"a": 2_000_000_001, "b": 2_000_000_000})).collect()
-    assert row[0] == str(2_000_000_000 * 2_000_000_000 + 2)
+def test_code_beyond_32_bits() -> None:
+    a, b = np.array([2_000_000_000], np.int32), np.array([2], np.int32)
+    table = codes_of(a, b, pa.array([1]), cardinality_b=2_000_000_000)
+    assert table["value"].to_pylist() == [str(2_000_000_000 * 2_000_000_000 + 2)]
 
 
 @given(

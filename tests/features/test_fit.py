@@ -12,11 +12,12 @@ SPLIT = FittedSplit(config=SplitConfig())
 
 
 def learn(spark, make_config, rows: pd.DataFrame, fields: list[dict], **sections: object):
-    ddl = {"value": "double", "index": "string", "multi": "array<string>", "none": "string"}
-    columns = ", ".join(f"{f['name']} {ddl[f['encode']]}" for f in fields)
+    ddl = {"value": "double", "bucket": "double", "multi": "array<string>"}
+    columns = ", ".join(f"{f['name']} {ddl.get(f['encode'], 'string')}" for f in fields)
     data = [tuple(r) for r in rows.itertuples(index=False)]
     config = make_config(fields=fields, **sections)
-    return fit(config, spark.createDataFrame(data, columns), SPLIT)
+    spec, vocabulary = fit(spark, config, spark.createDataFrame(data, columns), SPLIT)
+    return spec, vocabulary.held
 
 
 def field(name: str, encode: str, **more: object) -> dict:

@@ -13,7 +13,8 @@ from features.clean import clean_interactions
 from features.errors import DataError
 from features.prepare import prepare
 from features.spec import FeatureSpec, Prepared
-from features.transform import Encoder, encode_frame
+from features.transform import Encoder
+from features.transform_frame import encode_frame
 from tests.features.conftest import FIELDS, small_log
 
 

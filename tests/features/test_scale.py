@@ -10,8 +10,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from conf.schema import FieldConfig
+from features.counting import Moments
 from features.impute import fill_missing
-from features.scale import Moments, fit_scaling, scale, statistics
+from features.scale import fit_scaling, scale
 
 VALUES = [3.0, 1.0, None, 8.0, 3.0, 1.0, None, -2.5]
 numbers = st.floats(-1e6, 1e6)
@@ -35,9 +36,8 @@ def moments_of(values: np.ndarray) -> Moments:
 
 @pytest.mark.parametrize(("how", "peer"), [("standard", StandardScaler), ("minmax", MinMaxScaler)])
 @pytest.mark.parametrize("values", [VALUES, [4.0, None, 4.0], [0.1] * 7], ids=str)
-def test_against_scikit_learn(spark, how: str, peer: type, values: list[float | None]) -> None:
-    frame = spark.createDataFrame([(v,) for v in values], "x double")
-    moments = Moments(**frame.agg(statistics(field(how))).head()[0].asDict())
+def test_against_scikit_learn(how: str, peer: type, values: list[float | None]) -> None:
+    moments = Moments.of(pa.array(values, pa.float64()))
     fill = float(np.nanmean(np.array(values, float)))
     scaling = fit_scaling(field(how), moments.imputed(fill))
     mine = scale(fill_missing(pa.array(values, pa.float64()), fill), scaling)

@@ -1,0 +1,80 @@
+"""Adds a batch of new rows, such as a day, to the tables of a pipeline, encoded as these are."""
+
+from pyspark.sql import DataFrame, Row, SparkSession
+
+from conf.schema import Config
+from features import tables
+from features.encoded_tables import load_encoder, write_features, write_sides
+from features.errors import DataError
+from features.prepare import Report, accept, batch_name, fingerprint
+from features.sources import pin
+from features.spec import SPLIT, SPLITS, Prepared
+
+
+def append(spark: SparkSession, config: Config, report: Report = lambda _: None) -> Prepared:
+    """Encodes the rows of ``source.interactions`` with the published spec and adds them, once.
+
+    Args:
+        spark: A session with Delta Lake.
+        config: The pipeline, its log replaced by the new rows.
+        report: Called with a line after each step.
+
+    Returns:
+        What was published: the same spec with newer tables, or what there was if the tables
+        have these rows already.
+
+    Raises:
+        DataError: Nothing was prepared yet, or with another configuration; a batch of this name
+            had other rows; or the rows break a quality rule. Nothing was published then.
+    """
+    root = config.tables.root
+    before = tables.read_prepared(spark, config)
+    if config.split.by == "last":
+        raise DataError(
+            "prepare.mode: append cannot keep split.by: last, for a user's last rows change "
+            "with every day. Use prepare.mode: all, or split.by: time"
+        )
+    config = config.model_copy(update={"source": pin(spark, config.source)})
+    accepted = accept(spark, config, report)
+    readable = accepted.readable(before.spec.split)
+    name, rows = batch_name(config), fingerprint(readable)
+    if name in before.batches:
+        if before.batches[name] != rows:
+            raise DataError(
+                f"the tables hold a batch {name!r} with other rows ({before.batches[name]}; now "
+                f"{rows}). Name additional rows by prepare.batch=…; to replace rows, run "
+                "prepare.mode=all on all of the log"
+            )
+        report(f"the tables hold the batch {name!r} already; nothing to do")
+        return before
+
+    # A run that died may have left commits of its own, which nothing has published.
+    for table in ("interactions", "features", "quarantine"):
+        tables.restore(spark, root, table, before.versions[table])
+    metadata = accepted.metadata | {"spec": before.spec.hash, "batch": name}
+    versions = before.versions | {
+        table: tables.write(frame, root, table, metadata, append=True)
+        for table, frame in (("interactions", readable), ("quarantine", accepted.quarantine))
+    }
+    added = tables.new_rows(
+        spark, root, "interactions", before.versions["interactions"], versions["interactions"]
+    )
+    everything = tables.read(spark, root, "interactions", versions["interactions"])
+    counts = accepted.rows | {row[SPLIT]: row["count"] for row in _counts(added)}
+    report("split into " + ", ".join(f"{counts.get(s, 0):,} {s}" for s in SPLITS))
+
+    spec = before.spec
+    encoder, vocabulary = load_encoder(spark, config, spec, before.versions["vocabulary"])
+    versions["features"] = write_features(added, encoder, vocabulary, root, metadata, append=True)
+    versions |= write_sides(config, everything, accepted.sides, encoder, vocabulary, metadata)
+    report(f"added the batch {name!r}")
+
+    totals = {key: before.rows.get(key, 0) + counts.get(key, 0) for key in before.rows | counts}
+    batches = before.batches | {name: rows}
+    prepared = Prepared(spec=spec, versions=versions, rows=totals, batches=batches)
+    tables.publish(spark, root, prepared, metadata)
+    return prepared
+
+
+def _counts(rows: DataFrame) -> list[Row]:
+    return rows.groupBy(SPLIT).count().collect()

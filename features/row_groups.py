@@ -1,0 +1,122 @@
+"""The row groups of a Parquet table, read with Arrow inside Spark tasks.
+
+Spark schedules and retries; Arrow reads. Rows never pass through the JVM, and a string column
+arrives as its own Parquet dictionary and codes into it, so that whatever is done to values is done
+once per distinct value.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Self
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from pyarrow import parquet
+from pyspark.sql import DataFrame, SparkSession
+
+Columns = Callable[[str], pa.Array]
+"""Some rows, column by column: a name gives its values, strings perhaps dictionary-coded."""
+
+
+@dataclass(frozen=True)
+class RowGroup:
+    """A row group of a file."""
+
+    path: str
+    index: int
+    rows: int
+    names: tuple[str, ...]
+    """Its columns."""
+
+    def columns(self) -> Columns:
+        """Its columns, each read when it is asked for."""
+        schema = parquet.read_schema(self.path)
+        coded = [path for field in schema for path in _string_leaves(field)]
+        file = parquet.ParquetFile(self.path, read_dictionary=coded, memory_map=True)
+
+        def column(name: str) -> pa.Array:
+            table = file.read_row_group(self.index, columns=[name], use_threads=False)
+            return table.column(name).unify_dictionaries().combine_chunks()
+
+        return column
+
+
+@dataclass(frozen=True)
+class RowGroups:
+    """The row groups of a table, in the order of its files' names."""
+
+    groups: tuple[RowGroup, ...]
+
+    @classmethod
+    def of(cls, frame: DataFrame) -> Self | None:
+        """Finds the row groups behind a frame that reads a Parquet or Delta table as it is.
+
+        Args:
+            frame: The table, in the version wanted, without filters or computed columns.
+
+        Returns:
+            Its row groups; None where Python cannot read the files as paths, or they lack a
+            column (a partition column, say).
+        """
+        locations = [urlsplit(uri) for uri in frame.inputFiles()]
+        if not locations or any(at.scheme != "file" for at in locations):
+            return None
+        paths = sorted(unquote(at.path) for at in locations)
+        with ThreadPoolExecutor(16) as pool:
+            footers = list(pool.map(parquet.read_metadata, paths))
+        if any(set(frame.columns) - set(f.schema.to_arrow_schema().names) for f in footers):
+            return None
+        names = tuple(frame.columns)
+        return cls(
+            tuple(
+                RowGroup(path, index, footer.row_group(index).num_rows, names)
+                for path, footer in zip(paths, footers, strict=True)
+                for index in range(footer.num_row_groups)
+                if footer.row_group(index).num_rows
+            )
+        )
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table."""
+        return sum(group.rows for group in self.groups)
+
+    def dealt(self, tasks: int) -> list[tuple[RowGroup, ...]]:
+        """Deals row groups to tasks like cards, so that each task sees the whole range of rows."""
+        return [self.groups[task::tasks] for task in range(min(tasks, len(self.groups)))]
+
+
+def run_tasks(
+    spark: SparkSession,
+    hands: Sequence[Sequence[RowGroup]],
+    work: Callable[[Sequence[RowGroup]], Iterator[pa.RecordBatch]],
+    schema: str,
+) -> DataFrame:
+    """One Spark task for each hand of row groups.
+
+    Args:
+        spark: The session.
+        hands: Row groups for each task.
+        work: What a task does with its row groups.
+        schema: Of what it yields, as DDL.
+
+    Returns:
+        What all tasks yield, lazily.
+    """
+    shared = spark.sparkContext.broadcast(list(hands))
+
+    def task(numbers: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in numbers:
+            for number in batch.column("id").to_pylist():
+                yield from work(shared.value[number])
+
+    return spark.range(0, len(hands), 1, len(hands)).mapInArrow(task, schema)
+
+
+def _string_leaves(field: pa.Field) -> list[str]:
+    if pa.types.is_string(field.type):
+        return [field.name]
+    if pa.types.is_list(field.type) and pa.types.is_string(field.type.value_type):
+        return [f"{field.name}.list.element"]
+    return []

@@ -1,0 +1,152 @@
+"""Encodes readable rows from files to files: the fast way, where Python can read and write paths.
+
+Each task reads row groups with Arrow, encodes them and writes Parquet under a name that nobody else
+has; one Delta commit publishes what all tasks wrote. A task that fails or runs twice leaves files
+that no table mentions, which VACUUM removes.
+"""
+
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pyarrow import parquet
+from pyspark.sql import SparkSession
+
+from features.counting import coded
+from features.row_groups import RowGroup, RowGroups, run_tasks
+from features.spec import LABEL, ROW, SPLIT, SPLITS, Input
+from features.tables import NewFile
+from features.transform import Encoder
+from features.transform_frame import to_arrow
+
+_CELLS_PER_TASK = 40_000_000
+_FEW_ROWS = 262_144
+"""So many rows are one task's: they come out in the same order, however they were stored."""
+_ROWS_PER_GROUP = 65_536
+_GROUPS_WANTED = 16
+"""Training hands out row groups: enough for 16 ranks, as long as one is worth opening."""
+_SMALLEST_GROUP = 1_024
+_FEW_VALUES = 4_096
+
+
+def encode_files(
+    spark: SparkSession, rows: RowGroups, encoder: Encoder, keep: Sequence[str], folder: str
+) -> list[NewFile]:
+    """Encodes the rows of a table and writes them below a folder, a subfolder for each split.
+
+    Args:
+        spark: The session.
+        rows: Readable rows with the columns ``split`` and ``row``.
+        encoder: The spec, and its vocabularies as a whole.
+        keep: Columns to take along as they are.
+        folder: Of the table ``features``; the same path on all machines.
+
+    Returns:
+        What was written, for a commit. In each file the rows stand in the order of ``row``, a
+        seeded hash, so that any stretch of them is a random sample of the task's rows.
+    """
+    inputs = encoder.spec.inputs
+    width = len(keep) + sum(i.width for i in inputs)
+    cores = spark.sparkContext.defaultParallelism
+    tasks = max(min(cores, -(-rows.rows // _FEW_ROWS)), -(-rows.rows * width // _CELLS_PER_TASK))
+    group = min(max(rows.rows // _GROUPS_WANTED, _SMALLEST_GROUP), _ROWS_PER_GROUP)
+    shared = spark.sparkContext.broadcast(encoder)
+
+    def encode(hand: Sequence[RowGroup]) -> Iterator[pa.RecordBatch]:
+        rows_of_hand = _Rows.of(hand, shared.value, keep)
+        for number, name in enumerate(SPLITS):
+            places = rows_of_hand.places(number)
+            if len(places):
+                file = _write(rows_of_hand.table(places), name, folder, inputs, group)
+                yield pa.RecordBatch.from_arrays([pa.array([file.to_json()])], names=["file"])
+
+    done = run_tasks(spark, rows.dealt(tasks), encode, "file STRING").collect()
+    return [NewFile.from_json(row["file"]) for row in done]
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Encoded rows of a task."""
+
+    kept: Mapping[str, pa.Array]
+    encoded: Mapping[str, NDArray[np.generic]]
+    split: NDArray[np.int32]
+    """Number of each row's split (B,)."""
+    order: NDArray[np.int64]
+    """The rows by split, then by ``row`` (B,)."""
+
+    @classmethod
+    def of(cls, hand: Sequence[RowGroup], encoder: Encoder, keep: Sequence[str]) -> Self:
+        kept: dict[str, list[pa.Array]] = {}
+        encoded: dict[str, list[NDArray[np.generic]]] = {}
+        splits = []
+        for group in hand:
+            columns = group.columns()
+            for name in keep:
+                kept.setdefault(name, []).append(columns(name))
+            for name, array in encoder.encode(columns, encoder.spec.inputs).items():
+                encoded.setdefault(name, []).append(array)
+            names, codes = coded(columns(SPLIT))
+            splits.append(pc.index_in(names, pa.array(SPLITS)).to_numpy()[codes])
+        joined = {name: _joined(arrays) for name, arrays in kept.items()}
+        arrays = {name: np.concatenate(pieces) for name, pieces in encoded.items()}
+        split = np.concatenate(splits)
+        return cls(joined, arrays, split, _order(split, joined[ROW], joined[LABEL], arrays))
+
+    def places(self, split: int) -> NDArray[np.int64]:
+        """Where the rows of a split stand, in their order."""
+        start, end = np.searchsorted(self.split[self.order], [split, split + 1])
+        return self.order[start:end]
+
+    def table(self, places: NDArray[np.int64]) -> pa.Table:
+        """Some of the rows."""
+        which = pa.array(places)
+        columns = {name: column.take(which) for name, column in self.kept.items()}
+        columns |= {name: to_arrow(array[places]) for name, array in self.encoded.items()}
+        return pa.table(columns)
+
+
+def _joined(arrays: Sequence[pa.Array]) -> pa.Array:
+    plain = [a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for a in arrays]
+    return pa.concat_arrays(plain)
+
+
+def _order(
+    split: NDArray[np.int32],
+    row: pa.Array,
+    label: pa.Array,
+    encoded: Mapping[str, NDArray[np.generic]],
+) -> NDArray[np.int64]:
+    """By split and row; what has the same row, by label and content, so that it is one order."""
+    rows, labels = row.to_numpy(), label.to_numpy()
+    order: NDArray[np.int64] = np.lexsort((rows, split))
+    same = (np.diff(rows[order]) == 0) & (np.diff(split[order]) == 0)
+    if same.any():
+        tied = np.append(same, False) | np.append(False, same)
+        places = order[tied]
+        content = [array[places].reshape(len(places), -1).T for array in encoded.values()]
+        keys = [*reversed(np.concatenate(content)), labels[places], rows[places], split[places]]
+        order[tied] = places[np.lexsort(keys)]
+    return order
+
+
+def _write(
+    table: pa.Table, split: str, folder: str, inputs: Sequence[Input], group_rows: int
+) -> NewFile:
+    path = f"{SPLIT}={split}/part-{uuid.uuid4()}.parquet"
+    target = Path(folder) / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # A dictionary pays where few values repeat; others are written faster, and as small, without.
+    few = [i.name for i in inputs if i.encode == "index" and i.cardinality <= _FEW_VALUES]
+    with parquet.ParquetWriter(
+        target, table.schema, use_dictionary=few, compression="snappy", store_schema=False
+    ) as writer:
+        writer.write_table(table, row_group_size=group_rows)
+    footer = parquet.read_metadata(target)
+    return NewFile.of(path, {SPLIT: split}, footer, target.stat().st_size)
