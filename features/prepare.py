@@ -5,6 +5,7 @@ table                     rows
 ========================  =====================================================================
 ``interactions``          accepted rows with readable values and their ``split``
 ``quarantine``            refused rows of every source: ``source``, ``rule``, ``reason``, ``row``
+``quality``               what was checked and counted: a row per rule, missing field and label
 ``vocabulary``            ``field``, ``value``, ``index``, ``count`` (of training rows)
 ``features``              ``interactions`` encoded, partitioned by ``split``, in seeded order
 ``users``, ``items``      one encoded row per key, for scoring, with the readable-only fields
@@ -22,6 +23,7 @@ from conf.schema import Config, digest
 from features import tables
 from features.clean import (
     KEYS,
+    check_orphans,
     clean_interactions,
     clean_side,
     has_table,
@@ -30,8 +32,8 @@ from features.clean import (
     with_strangers,
 )
 from features.errors import DataError
+from features.findings import Tally, quality_frame, require_quality, tally
 from features.fit import fit
-from features.quality import Checked, require_quality, tally
 from features.sources import pin
 from features.spec import LABEL, ROW, SPLIT, SPLITS, FeatureSpec, Input, Prepared
 from features.split import fit_split, part
@@ -59,9 +61,11 @@ def prepare(
     """
     config = config.model_copy(update={"source": pin(spark, config.source)})
     root = config.tables.root
-    log = clean_interactions(spark, config)
     sides = {s: clean_side(spark, config, s) for s in ("user", "item") if has_table(config, s)}
-    rows = _checked_rows([log, *sides.values()])
+    log = check_orphans(clean_interactions(spark, config), sides, config)
+    tallies = [tally(checked) for checked in (log, *sides.values())]
+    require_quality(tallies)
+    rows = _source_rows(tallies)
     report(
         f"read {rows['interactions.read']:,} interactions, "
         f"quarantined {rows['interactions.quarantined']:,}"
@@ -75,6 +79,8 @@ def prepare(
     versions = {"interactions": tables.write(readable, root, "interactions", metadata)}
     refused = reduce(DataFrame.union, [c.quarantine for c in (log, *sides.values())])
     versions["quarantine"] = tables.write(refused, root, "quarantine", metadata)
+    quality = quality_frame(spark, tallies)
+    versions["quality"] = tables.write(quality, root, "quality", metadata)
     interactions = tables.read(spark, root, "interactions", versions["interactions"])
     rows |= _split_rows(interactions)
     report("split into " + ", ".join(f"{rows[s]:,} {s}" for s in SPLITS))
@@ -98,22 +104,21 @@ def prepare(
             else:
                 known = with_strangers(known, interactions, KEYS[side])
             versions[f"{side}s"] = _write_side(known, encoder, side, root, metadata)
-    report(f"encoded {', '.join(name for name in versions if name != 'quarantine')}")
+    report(
+        f"encoded {', '.join(name for name in versions if name not in ('quarantine', 'quality'))}"
+    )
 
     prepared = Prepared(spec=spec, versions=versions, rows=rows)
     tables.publish(spark, root, prepared, metadata)
     return prepared
 
 
-def _checked_rows(sources: list[Checked]) -> dict[str, int]:
-    """Counts what was read, accepted and refused; raises before anything is written."""
+def _source_rows(tallies: list[Tally]) -> dict[str, int]:
     rows = {}
-    for source in sources:
-        counts = tally(source)
-        require_quality(source, counts)
-        rows[f"{source.name}.read"] = counts.read
-        rows[f"{source.name}.accepted"] = counts.accepted
-        rows[f"{source.name}.quarantined"] = counts.read - counts.accepted
+    for found in tallies:
+        rows[f"{found.source}.read"] = found.read
+        rows[f"{found.source}.accepted"] = found.accepted
+        rows[f"{found.source}.quarantined"] = found.read - found.accepted
     return rows
 
 
