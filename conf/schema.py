@@ -23,8 +23,10 @@ RESERVED = frozenset(
 
 BUILT_IN_RULES = frozenset(
     {"malformed", "duplicate", "label", "user_key", "item_key", "event_time"}
+    | {"orphan_user", "orphan_item", "label=0", "label=1"}
 )
-"""Rules that every table is held to; so is each number, under the name of its field."""
+"""Names in the tables ``quarantine`` and ``quality`` that belong to no field. A field's own are its
+name and ``<field>.range``, ``<field>.allowed`` and ``<field>.missing``."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
 Scalar = str | int | float | bool
@@ -97,6 +99,43 @@ class Default(Section):
     default: int | float | str = Field(description="The value to put in.")
 
 
+class FieldCheck(Section):
+    """What a field's values have to be like, where they are not missing.
+
+    Rows that break a rule are quarantined as `<field>.range` or `<field>.allowed`.
+    """
+
+    minimum: float | None = Field(
+        None, allow_inf_nan=False, description="The least number allowed, for `value`."
+    )
+    maximum: float | None = Field(
+        None, allow_inf_nan=False, description="The greatest number allowed, for `value`."
+    )
+    allowed: tuple[Scalar, ...] | None = Field(
+        None, min_length=1, description="The values allowed; of `multi`, every one is looked at."
+    )
+    max_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of rows that each rule of this field, `not a number` among them, may "
+        "refuse before the job stops; `quality.max_share` if left out.",
+    )
+    max_missing: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of accepted rows without a value beyond which the job stops; "
+        "no row is refused for it.",
+    )
+
+    @model_validator(mode="after")
+    def _leaves_numbers(self) -> Self:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum {self.minimum:g} is greater than maximum {self.maximum:g}")
+        return self
+
+
 class FieldConfig(Section):
     """One field: where it comes from and what becomes of it."""
 
@@ -141,6 +180,9 @@ class FieldConfig(Section):
     max_values: int = Field(
         8, ge=1, le=256, description="How many values of `multi` are kept, from the first."
     )
+    check: FieldCheck = Field(
+        default_factory=FieldCheck, description="What its values have to be like."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -180,6 +222,29 @@ class FieldConfig(Section):
             and isinstance(self.impute.default, str)
         ):
             raise ValueError(f"impute default {self.impute.default!r} is not a number")
+        return self
+
+    @model_validator(mode="after")
+    def _check_fits_encoding(self) -> Self:
+        refusing = {
+            "index": ("allowed", "max_share"),
+            "hash": ("allowed", "max_share"),
+            "value": ("minimum", "maximum", "allowed", "max_share"),
+            "bucket": ("minimum", "maximum", "allowed", "max_share"),
+            "multi": ("allowed", "max_share"),
+            "none": (),
+        }[self.encode]
+        given = [name for name, value in self.check if value is not None]
+        wrong = [name for name in given if name not in (*refusing, "max_missing")]
+        if wrong:
+            named = ", ".join(f"check.{name}" for name in wrong)
+            raise ValueError(f"{named} does not apply to encode: {self.encode}")
+        if self.encode in ("value", "bucket"):
+            for value in self.check.allowed or ():
+                if isinstance(value, str | bool):
+                    raise ValueError(f"check.allowed {value!r} is not a number")
+        elif "max_share" in given and "allowed" not in given:
+            raise ValueError("check.max_share has no rule to hold for; give check.allowed too")
         return self
 
     @property
@@ -256,6 +321,16 @@ class Quality(Section):
         le=1,
         description="Share of rows that one rule may refuse before the job stops, "
         "unless the rule says otherwise.",
+    )
+    duplicates: Literal["keep", "quarantine"] = Field(
+        "keep",
+        description="Interactions with the same keys (user, item and, if given, time) as another: "
+        "`keep` them all, or `quarantine` all but one. Which one follows from the rows alone.",
+    )
+    orphans: Literal["keep", "quarantine"] = Field(
+        "keep",
+        description="Interactions whose user is not in `source.users`, or whose item is not in "
+        "`source.items`: `keep` them with those fields missing, or `quarantine` them.",
     )
     rules: tuple[Rule, ...] = Field((), description="Rules beyond the built-in ones.")
 
@@ -398,7 +473,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
-        problems = [*self._name_problems(), *self._cross_problems(), *self._key_problems()]
+        problems = [
+            *self._name_problems(),
+            *self._rule_problems(),
+            *self._cross_problems(),
+            *self._key_problems(),
+        ]
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -409,15 +489,26 @@ class Config(Section):
         names = [f.name for f in self.fields] + flags + [c.name for c in self.crosses]
         counts = Counter(n.lower() for n in names)
         problems = [f"the name {n!r} is used twice" for n, c in counts.items() if c > 1]
-        taken = [n for n in names if n.lower() in RESERVED]
+        taken = [n for n in names if n.lower() in RESERVED | BUILT_IN_RULES]
         problems += [f"the name {n!r} is ours; take another" for n in taken]
-        rules = [r.name for r in self.quality.rules]
-        numbers = {f.name for f in self.fields if f.encode in ("value", "bucket")}
-        for name in rules:
-            if name in BUILT_IN_RULES | numbers or rules.count(name) > 1:
-                problems.append(f"the rule name {name!r} is taken; each rule needs one of its own")
         if sum(f.encode != "none" for f in self.fields) < 2:
             problems.append("a model needs two fields that are not encode: none")
+        return problems
+
+    def _rule_problems(self) -> list[str]:
+        names = [r.name for r in self.quality.rules]
+        kinds = ("", ".range", ".allowed", ".missing")
+        taken = BUILT_IN_RULES | {f"{f.name}{kind}" for f in self.fields for kind in kinds}
+        problems = [
+            f"the rule name {n!r} is taken; each rule needs one of its own"
+            for n, count in Counter(names).items()
+            if n in taken or count > 1
+        ]
+        if self.quality.duplicates == "quarantine" and None in (self.keys.user, self.keys.item):
+            problems.append("quality.duplicates: quarantine needs keys.user and keys.item")
+        sides = (self.source.users, self.source.items)
+        if self.quality.orphans == "quarantine" and sides == (None, None):
+            problems.append("quality.orphans: quarantine needs source.users or source.items")
         return problems
 
     def _cross_problems(self) -> list[str]:

@@ -5,6 +5,7 @@ table                     rows
 ========================  =====================================================================
 ``interactions``          accepted rows with readable values and their ``split``
 ``quarantine``            refused rows of every source: ``source``, ``rule``, ``reason``, ``row``
+``quality``               what was checked and counted: a row per rule, missing field and label
 ``vocabulary``            ``field``, ``value``, ``index``, ``count`` (of training rows)
 ``features``              ``interactions`` encoded, partitioned by ``split``, in seeded order
 ``users``, ``items``      one encoded row per key, for scoring, with the readable-only fields
@@ -21,11 +22,12 @@ from pyspark.sql import functions as F
 
 from conf.schema import Config, digest
 from features import tables
-from features.clean import clean_interactions, clean_side, has_table, join_sides
+from features.clean import check_orphans, clean_interactions, clean_side, has_table, join_sides
 from features.encoded_tables import write_features, write_sides
 from features.errors import DataError
+from features.findings import quality_frame, require_quality, tally
 from features.fit import fit
-from features.quality import Checked, require_quality, tally
+from features.quality import Checked
 from features.row_groups import RowGroups
 from features.sources import pin
 from features.spec import LABEL, SPLIT, SPLITS, FittedSplit, Prepared
@@ -56,9 +58,14 @@ def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None
     accepted = accept(spark, config, report)
     split = fit_split(config.split, accepted.log)
     readable = accepted.readable(split)
+    written_first = {
+        "interactions": readable,
+        "quarantine": accepted.quarantine,
+        "quality": accepted.quality,
+    }
     versions = {
-        "interactions": tables.write(readable, root, "interactions", accepted.metadata),
-        "quarantine": tables.write(accepted.quarantine, root, "quarantine", accepted.metadata),
+        name: tables.write(frame, root, name, accepted.metadata)
+        for name, frame in written_first.items()
     }
     written = Written(
         split=split,
@@ -79,6 +86,9 @@ class Accepted(NamedTuple):
     sides: dict[str, DataFrame]
     """Accepted users and items, where they have tables of their own."""
     quarantine: DataFrame
+    """The refused rows of all sources."""
+    quality: DataFrame
+    """What was checked and counted."""
     rows: dict[str, int]
     """Row counts: read, accepted and quarantined of each source."""
     metadata: dict[str, str]
@@ -103,10 +113,12 @@ def accept(spark: SparkSession, config: Config, report: Report) -> Accepted:
     Raises:
         DataError: The sources do not fit the configuration or break a quality rule.
     """
-    log = clean_interactions(spark, config)
     sides = clean_sides(spark, config)
+    log = check_orphans(clean_interactions(spark, config), sides, config)
     checked = [log, *sides.values()]
-    rows = _checked_rows(checked)
+    tallies = [tally(source) for source in checked]
+    require_quality(tallies)
+    rows = _source_rows(tallies)
     report(
         f"read {rows['interactions.read']:,} interactions, "
         f"quarantined {rows['interactions.quarantined']:,}"
@@ -115,6 +127,7 @@ def accept(spark: SparkSession, config: Config, report: Report) -> Accepted:
         log=log.accepted,
         sides={side: table.accepted for side, table in sides.items()},
         quarantine=reduce(DataFrame.union, [c.quarantine for c in checked]),
+        quality=quality_frame(spark, tallies),
         rows=rows,
         metadata=commit_metadata(config),
     )
@@ -181,7 +194,7 @@ def learn_and_publish(
     return prepared
 
 
-_READABLE = ("interactions", "quarantine", "vocabulary")
+_READABLE = ("interactions", "quarantine", "quality", "vocabulary")
 
 
 def batch_name(config: Config) -> str:
@@ -209,12 +222,10 @@ def fingerprint(readable: DataFrame) -> str:
 def _checked_rows(sources: list[Checked]) -> dict[str, int]:
     """Counts what was read, accepted and refused; raises before anything is written."""
     rows = {}
-    for source in sources:
-        counts = tally(source)
-        require_quality(source, counts)
-        rows[f"{source.name}.read"] = counts.read
-        rows[f"{source.name}.accepted"] = counts.accepted
-        rows[f"{source.name}.quarantined"] = counts.read - counts.accepted
+    for found in tallies:
+        rows[f"{found.source}.read"] = found.read
+        rows[f"{found.source}.accepted"] = found.accepted
+        rows[f"{found.source}.quarantined"] = found.read - found.accepted
     return rows
 
 

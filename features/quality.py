@@ -1,18 +1,23 @@
-"""Checks on raw rows: every row is accepted, or quarantined with the rule that it breaks."""
+"""Checks on raw rows: every row is accepted, or quarantined with the first rule that it breaks.
+
+Rules that look at one row come first (:func:`check`); those that compare it with other rows of its
+table (:func:`refuse_duplicates`) or with another table (:func:`look_up`) judge what is left.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
-from pyspark.sql import Column, DataFrame
+from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from features.errors import DataError
-from features.spec import LABEL
+from conf.schema import FieldConfig
 
 SourceName = Literal["interactions", "users", "items"]
 
-_RULE, _RAW = "_rule", "_raw"
+RULE = "_rule"
+"""Column of checked rows: the first rule that a row breaks, null for accepted ones."""
+_RAW, _SPREAD = "_raw", "_spread"
 
 
 class Check(NamedTuple):
@@ -24,6 +29,18 @@ class Check(NamedTuple):
     """True for the rows to refuse, over the raw columns; never null."""
     max_share: float
     """Share of refused rows beyond which the job stops."""
+    field: str | None = None
+    """The field it is about, if it is about one."""
+
+
+class LookUp(NamedTuple):
+    """A key that should be known to another table; rows where it is not are called orphans."""
+
+    rule: str
+    reason: str
+    key: str
+    known: DataFrame
+    """The other table: each key once, under the same name."""
 
 
 @dataclass(frozen=True)
@@ -33,39 +50,34 @@ class Checked:
     name: SourceName
     rows: DataFrame
     checks: tuple[Check, ...]
+    fields: tuple[FieldConfig, ...] = ()
+    """The fields among its columns."""
+    look_ups: tuple[LookUp, ...] = ()
+    """Keys whose orphans are counted and kept."""
 
     @property
     def accepted(self) -> DataFrame:
         """The rows that break no rule, readable."""
-        return self.rows.where(F.col(_RULE).isNull()).drop(_RULE, _RAW)
+        return self.rows.where(F.col(RULE).isNull()).drop(RULE, _RAW, _SPREAD)
 
     @property
     def quarantine(self) -> DataFrame:
         """The refused rows: ``source``, ``rule``, ``reason`` and the raw ``row`` as JSON."""
         reasons = F.create_map(*[F.lit(text) for c in self.checks for text in (c.rule, c.reason)])
-        return self.rows.where(F.col(_RULE).isNotNull()).select(
+        return self.rows.where(F.col(RULE).isNotNull()).select(
             F.lit(self.name).alias("source"),
-            F.col(_RULE).alias("rule"),
-            reasons[F.col(_RULE)].alias("reason"),
+            F.col(RULE).alias("rule"),
+            reasons[F.col(RULE)].alias("reason"),
             F.col(_RAW).alias("row"),
         )
 
 
-class Tally(NamedTuple):
-    """How many rows of a table were read, refused by each rule, and accepted with each label."""
-
-    read: int
-    refused: dict[str, int]
-    labels: dict[int, int]
-
-    @property
-    def accepted(self) -> int:
-        """Rows that break no rule."""
-        return self.read - sum(self.refused.values())
-
-
 def check(
-    name: SourceName, raw: DataFrame, readable: Sequence[Column], checks: Sequence[Check]
+    name: SourceName,
+    raw: DataFrame,
+    readable: Sequence[Column],
+    checks: Sequence[Check],
+    fields: Sequence[FieldConfig] = (),
 ) -> Checked:
     """Makes rows readable and marks those that break a rule.
 
@@ -74,14 +86,17 @@ def check(
         raw: The raw table.
         readable: The columns to make, over the raw ones.
         checks: The rules, the first broken one counts.
+        fields: The fields among the columns.
 
     Returns:
         The checked table.
     """
     failed = F.coalesce(*[F.when(c.fails, F.lit(c.rule)) for c in checks])
-    return Checked(
-        name, raw.select(*readable, failed.alias(_RULE), raw_json(raw).alias(_RAW)), tuple(checks)
-    )
+    # Refused rows often have the same key, null above all. A number of its own for each keeps them
+    # from meeting in one task. Taken at the scan, where a task that is run again counts alike.
+    spread = F.when(failed.isNotNull(), F.monotonically_increasing_id() + 1).otherwise(0)
+    marks = [failed.alias(RULE), raw_json(raw).alias(_RAW), spread.alias(_SPREAD)]
+    return Checked(name, raw.select(*readable, *marks), tuple(checks), tuple(fields))
 
 
 def raw_json(raw: DataFrame) -> Column:
@@ -90,58 +105,68 @@ def raw_json(raw: DataFrame) -> Column:
     return F.to_json(everything, {"ignoreNullFields": "false"})
 
 
-def tally(checked: Checked) -> Tally:
-    """Counts the rows by broken rule and by label, in one pass.
+def refuse_duplicates(
+    checked: Checked, keys: Sequence[str], reason: str, max_share: float
+) -> Checked:
+    """Accepts one row of those with equal keys: the one whose raw content has the least hash.
 
     Args:
         checked: A checked table.
+        keys: Readable columns.
+        reason: Why the others are refused.
+        max_share: Share of refused rows beyond which the job stops.
 
     Returns:
-        The counts.
+        The table with the rule ``duplicate``. A row that breaks another rule takes no part: it
+        neither stands for the others nor is a duplicate.
     """
-    labelled = LABEL in checked.rows.columns
-    label = F.col(LABEL) if labelled else F.lit(None).cast("int").alias(LABEL)
-    counts = checked.rows.groupBy(F.col(_RULE), label).count().collect()
-    refused: dict[str, int] = {}
-    labels: dict[int, int] = {}
-    for row in counts:
-        if row[_RULE] is not None:
-            refused[row[_RULE]] = refused.get(row[_RULE], 0) + row["count"]
-        elif row[LABEL] is not None:
-            labels[row[LABEL]] = row["count"]
-    return Tally(sum(row["count"] for row in counts), refused, labels)
+    # A hash, because the least text would favour labels of 0, and is long to sort.
+    alike = Window.partitionBy(*keys, _SPREAD).orderBy(F.xxhash64(_RAW))
+    again = F.row_number().over(alike) > 1
+    return _refuse(checked, Check("duplicate", reason, again, max_share))
 
 
-def require_quality(checked: Checked, counts: Tally) -> None:
-    """Stops the job where data is too bad to go on.
+def refuse_orphans(checked: Checked, look_ups: Sequence[LookUp], max_share: float) -> Checked:
+    """Refuses the rows whose key another table does not know.
 
     Args:
         checked: A checked table.
-        counts: Its tally.
+        look_ups: The keys.
+        max_share: Share of refused rows, for each key, beyond which the job stops.
 
-    Raises:
-        DataError: The table is empty, a rule refuses more than its share, no row is accepted, or
-            all accepted rows have the same label.
+    Returns:
+        The table with a rule per key.
     """
-    where = f"source.{checked.name}"
-    if not counts.read:
-        raise DataError(f"{where} has no rows; check its path and options")
-    problems = [
-        f"rule {c.rule} refuses {refused:,} of {counts.read:,} rows "
-        f"({refused / counts.read:.1%}, allowed {c.max_share:.1%}): {c.reason}"
-        for c in checked.checks
-        if (refused := counts.refused.get(c.rule, 0)) > c.max_share * counts.read
-    ]
-    if problems:
-        raise DataError(
-            f"{where}: {'; '.join(problems)}. Correct the data or the expression, or allow more "
-            "with quality.max_share. Nothing was written"
-        )
-    if not counts.accepted:
-        raise DataError(f"{where}: no row is accepted; refused by rule: {counts.refused}")
-    if checked.name == "interactions" and len(counts.labels) < 2:
-        (only,) = counts.labels
-        raise DataError(
-            f"label: all {counts.accepted:,} accepted rows have label {only}; "
-            "the expression has to give both 0 and 1. Nothing was written"
-        )
+    for one in look_ups:
+        found = replace(checked, rows=look_up(checked.rows, one))
+        orphan = Check(one.rule, one.reason, F.col(one.rule), max_share)
+        checked = _refuse(found, orphan)
+        checked = replace(checked, rows=checked.rows.drop(one.rule))
+    return checked
+
+
+def look_up(rows: DataFrame, key: LookUp) -> DataFrame:
+    """Finds orphans among checked rows.
+
+    Args:
+        rows: Checked rows.
+        key: What to look up where.
+
+    Returns:
+        The rows with a column named like the rule: true where the key is not known.
+    """
+    # With _SPREAD in it, no refused row finds a partner, and null keys spread over all tasks. In a
+    # struct, because Spark would see through a constant column and join by the key alone.
+    pair = F.struct(F.col(key.key), F.lit(0).cast("bigint").alias(_SPREAD)).alias("_known")
+    joined = rows.join(
+        key.known.select(pair), F.struct(key.key, _SPREAD) == F.col("_known"), "left"
+    )
+    return joined.withColumn(key.rule, F.col("_known").isNull()).drop("_known")
+
+
+def _refuse(checked: Checked, more: Check) -> Checked:
+    """Adds a check, over the checked columns; rows that are refused already keep their rule."""
+    rule = F.coalesce(F.col(RULE), F.when(more.fails, F.lit(more.rule)))
+    return replace(
+        checked, rows=checked.rows.withColumn(RULE, rule), checks=(*checked.checks, more)
+    )

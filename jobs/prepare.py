@@ -8,8 +8,12 @@ content; readers see the tables of the last run that finished.
 """
 
 import time
+from collections.abc import Sequence
+
+from pyspark.sql import Row
 
 from conf.schema import Config
+from features import tables
 from features.append import append
 from features.prepare import prepare
 from features.refit import refit
@@ -30,6 +34,8 @@ def main(config: Config) -> None:
     spark = open_session("prepare")
     prepared = _MODES[config.prepare.mode](spark, config, report)
     print(summary(config, prepared))
+    quality = tables.read(spark, config.tables.root, "quality", prepared.versions["quality"])
+    print(quality_summary(quality.collect()))
 
 
 def summary(config: Config, prepared: Prepared) -> str:
@@ -43,6 +49,27 @@ def summary(config: Config, prepared: Prepared) -> str:
         "  field                 side     encode  embeddings",
     ]
     lines += [f"  {i.name:<21} {i.side:<8} {i.encode:<7} {i.cardinality:>10,}" for i in spec.inputs]
+    return "\n".join(lines)
+
+
+def quality_summary(findings: Sequence[Row]) -> str:
+    """What the checks found, for people to read: a line for each rule that concerns any row.
+
+    Args:
+        findings: Rows of the table ``quality``.
+
+    Returns:
+        An aligned table with a head.
+    """
+    said = [f for f in findings if f["failed"]]
+    width = max([4, *(len(f["rule"]) for f in said)])
+    lines = [f"  {'source':<13} {'rule':<{width}} {'rows':>12}  share  limit  action"]
+    for f in said:
+        limit = "" if f["allowed"] is None else f"{f['allowed']:.1%}"
+        lines.append(
+            f"  {f['source']:<13} {f['rule']:<{width}} {f['failed']:>12,} {f['share']:>6.1%} "
+            f"{limit:>6}  {f['action']}"
+        )
     return "\n".join(lines)
 
 

@@ -18,8 +18,8 @@ from afm.scoring import Pairs, Ranking, recommend, recommend_among
 from afm.slots import from_arrow
 from conf.schema import Config
 from features import tables
-from features.clean import readable_values
 from features.errors import DataError
+from features.readable import readable_values
 from features.sources import read as read_source
 from features.spec import ITEM, SPLIT, UNSEEN, USER, Input, Prepared
 from features.transform import Encoder

@@ -12,10 +12,10 @@ from features.clean import (
     clean_side,
     join_sides,
     latest_rows,
-    readable_values,
 )
 from features.errors import DataError
-from features.quality import require_quality, tally
+from features.findings import require_quality, tally
+from features.readable import readable_values
 
 KEYS = {"u": ["a", "b", "c", "d"], "i": [1, 2, 3, 4], "t": [1, 2, 3, 4], "clicked": [1, 0, 1, 0]}
 
@@ -176,14 +176,14 @@ def test_require_quality_stops_the_job(
         spark, make_config(pd.DataFrame(KEYS | more), **(fields | changes))
     )
     with pytest.raises(DataError, match=message):
-        require_quality(checked, tally(checked))
+        require_quality([tally(checked)])
 
 
 def test_require_quality_when_the_log_is_empty(spark, make_config) -> None:
     config = make_config(pd.DataFrame(KEYS).head(0), fields=[field(expr="t"), field(name="u")])
     checked = clean_interactions(spark, config)
     with pytest.raises(DataError, match="source.interactions has no rows"):
-        require_quality(checked, tally(checked))
+        require_quality([tally(checked)])
 
 
 def test_side_table_keeps_one_row_per_key(spark, make_config, tmp_path) -> None:
