@@ -122,6 +122,7 @@ def history_batches(
         liked = pc.fill_null(pc.equal(batch.column(LABEL), 1), False)
         shown = batch.column(SHOWN)
         columns = batch.select(list(keep)).filter(shown).columns
+        rows = shown.to_numpy(zero_copy_only=False)
         for history in histories:
             values = batch.column(history.of)
             positive = pc.and_(liked, values.is_valid())
@@ -130,7 +131,6 @@ def history_batches(
             first, end = _visible(positive, users, moments, before)
             first = np.maximum(first, end - history.length)
             carried[history.name] = _carry(pool, first[-1], end[-1], history.length)
-            rows = shown.to_numpy(zero_copy_only=False)
             columns.append(_slices(pool, first[rows], end[rows]))
         names = [*keep, *(h.name for h in histories)]
         yield pa.RecordBatch.from_arrays(columns, names=names)
