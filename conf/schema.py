@@ -16,7 +16,7 @@ Side = Literal["user", "item", "context"]
 Split = Literal["train", "validation", "test"]
 
 RESERVED = frozenset(
-    {"user_key", "item_key", "event_time", "label", "split", "row"}
+    {"user_key", "item_key", "event_time", "label", "split", "row", "sampled"}
     | {"rank", "probability", "logit", "explanation"}
 )
 """Column names of our own tables; no field may take one of them."""
@@ -88,9 +88,13 @@ class Keys(Section):
     Where users or items have a table of their own, the same expression names their key there.
     """
 
-    user: str | None = Field(None, description="User key; scoring needs it.")
-    item: str | None = Field(None, description="Item key; scoring needs it.")
-    time: str | None = Field(None, description="Time; a split by time needs it.")
+    user: str | None = Field(
+        None, description="User key; scoring, `history`, `negatives` and a split by last need it."
+    )
+    item: str | None = Field(None, description="Item key; scoring and `negatives` need it.")
+    time: str | None = Field(
+        None, description="Time; `history` and a split by time or by last need it."
+    )
 
 
 class Default(Section):
@@ -248,6 +252,11 @@ class FieldConfig(Section):
         return self
 
     @property
+    def encoding(self) -> "FieldConfig":
+        """The field without what decides only which rows are refused."""
+        return self.model_copy(update={"check": FieldCheck()})
+
+    @property
     def reading(self) -> tuple[object, ...]:
         """Equal for two fields exactly if they make the same readable column of raw rows."""
         kinds = {"index": "text", "hash": "text", "value": "number", "bucket": "number"}
@@ -283,13 +292,43 @@ class Cross(Section):
         return self
 
 
+class History(Section):
+    """A field made of what its user liked before: values of the last positive rows."""
+
+    name: Name = Field(description="Its column in the features table.")
+    of: str = Field(description="The `index` field of the item whose values it lists.")
+    length: int = Field(10, ge=1, le=256, description="How many values, the latest ones.")
+
+
+class Negatives(Section):
+    """Rows with label 0 for logs that know positive rows only: items that the user does not have.
+
+    No sampled row has an item that its user has in any row of the log, whatever its label or split.
+    """
+
+    per_positive: int = Field(ge=1, description="Rows to sample for each positive row.")
+    by: Literal["uniform", "popularity"] = Field(
+        "uniform",
+        description="`uniform`: every item alike. `popularity`: in proportion to the positive "
+        "training rows of an item.",
+    )
+    seed: int = Field(0, description="Seed of the draws.")
+
+
 class SplitConfig(Section):
     """Which rows train, which decide when to stop, which test."""
 
-    by: Literal["hash", "time"] = Field(
+    by: Literal["hash", "time", "last"] = Field(
         "hash",
         description="`hash`: a seeded hash of the row's keys, so that a row stays in its part "
-        "for ever. `time`: the oldest train, the newest test.",
+        "for ever. `time`: the oldest train, the newest test. `last`: of each user, the newest "
+        "test and those before them validate.",
+    )
+    last: int = Field(
+        1,
+        ge=1,
+        description="For `last`: rows of each user for the test, and as many for validation. "
+        "Users with fewer than 2 · `last` + 1 rows only train.",
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Share of rows for validation.")
     test: float = Field(0.1, gt=0, lt=1, description="Share of rows for the test.")
@@ -299,6 +338,18 @@ class SplitConfig(Section):
     def _leaves_training(self) -> Self:
         if self.validation + self.test >= 1:
             raise ValueError("validation + test leave nothing to train on")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_way(self) -> Self:
+        special = ("validation", "test") if self.by == "last" else ("last",)
+        defaults = {name: type(self).model_fields[name].default for name in special}
+        wrong = [name for name in special if getattr(self, name) != defaults[name]]
+        if wrong:
+            remedy = "; set `last` to the rows per user instead" if self.by == "last" else ""
+            raise ValueError(
+                f"{', '.join(wrong)} does not apply to by: {self.by}; leave it out{remedy}"
+            )
         return self
 
 
@@ -463,6 +514,8 @@ class Config(Section):
     keys: Keys = Field(default_factory=Keys)
     fields: tuple[FieldConfig, ...]
     crosses: tuple[Cross, ...] = ()
+    history: tuple[History, ...] = ()
+    negatives: Negatives | None = None
     split: SplitConfig = Field(default_factory=SplitConfig)
     quality: Quality = Field(default_factory=Quality)
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
@@ -477,6 +530,7 @@ class Config(Section):
             *self._name_problems(),
             *self._rule_problems(),
             *self._cross_problems(),
+            *self._history_problems(),
             *self._key_problems(),
         ]
         if problems:
@@ -487,6 +541,7 @@ class Config(Section):
         # Spark and Delta tell columns apart without regard to case.
         flags = [f.flag for f in self.fields if f.flag_missing]
         names = [f.name for f in self.fields] + flags + [c.name for c in self.crosses]
+        names += [h.name for h in self.history]
         counts = Counter(n.lower() for n in names)
         problems = [f"the name {n!r} is used twice" for n, c in counts.items() if c > 1]
         taken = [n for n in names if n.lower() in RESERVED | BUILT_IN_RULES]
@@ -527,10 +582,33 @@ class Config(Section):
                     )
         return problems
 
-    def _key_problems(self) -> list[str]:
+    def _history_problems(self) -> list[str]:
+        fields = {f.name: f for f in self.fields}
         problems = []
-        if self.split.by == "time" and self.keys.time is None:
-            problems.append("split.by: time needs keys.time")
+        for history in self.history:
+            field = fields.get(history.of)
+            if field is None:
+                problems.append(f"history {history.name!r} names the unknown field {history.of!r}")
+            elif (field.side, field.encode) != ("item", "index"):
+                problems.append(
+                    f"history {history.name!r} needs a field of side item with encode: index, "
+                    f"but {field.name!r} is {field.side} and {field.encode}"
+                )
+        return problems
+
+    def _key_problems(self) -> list[str]:
+        needs: list[tuple[str, bool, tuple[Literal["user", "item", "time"], ...]]] = [
+            ("split.by: time", self.split.by == "time", ("time",)),
+            ("split.by: last", self.split.by == "last", ("user", "time")),
+            ("history", bool(self.history), ("user", "time")),
+            ("negatives", self.negatives is not None, ("user", "item")),
+        ]
+        problems = [
+            f"{what} needs keys.{key}"
+            for what, wanted, keys in needs
+            for key in keys
+            if wanted and getattr(self.keys, key) is None
+        ]
         for side in ("user", "item"):
             if getattr(self.keys, side) is None:
                 if any(f.side == side for f in self.fields):

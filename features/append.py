@@ -4,11 +4,14 @@ from pyspark.sql import DataFrame, Row, SparkSession
 
 from conf.schema import Config
 from features import tables
+from features.accept import Report, accept, batch_name, fingerprint
+from features.clean import join_sides
 from features.encoded_tables import load_encoder, write_features, write_sides
 from features.errors import DataError
-from features.prepare import Report, accept, batch_name, fingerprint
+from features.interactions import add_interactions
 from features.sources import pin
 from features.spec import SPLIT, SPLITS, Prepared
+from features.split import part
 
 
 def append(spark: SparkSession, config: Config, report: Report = lambda _: None) -> Prepared:
@@ -35,9 +38,9 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
             "with every day. Use prepare.mode: all, or split.by: time"
         )
     config = config.model_copy(update={"source": pin(spark, config.source)})
-    accepted = accept(spark, config, report)
-    readable = accepted.readable(before.spec.split)
-    name, rows = batch_name(config), fingerprint(readable)
+    accepted = accept(spark, config, report, both_labels=False)
+    log = join_sides(accepted.log, accepted.sides).withColumn(SPLIT, part(before.spec.split))
+    name, rows = batch_name(config), fingerprint(log.drop(SPLIT))
     if name in before.batches:
         if before.batches[name] != rows:
             raise DataError(
@@ -53,8 +56,9 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
         tables.restore(spark, root, table, before.versions[table])
     metadata = accepted.metadata | {"spec": before.spec.hash, "batch": name}
     versions = before.versions | {
-        table: tables.write(frame, root, table, metadata, append=True)
-        for table, frame in (("interactions", readable), ("quarantine", accepted.quarantine))
+        "interactions": add_interactions(spark, config, log, accepted.sides, before, metadata),
+        "quarantine": tables.write(accepted.quarantine, root, "quarantine", metadata, append=True),
+        "quality": tables.write(accepted.quality, root, "quality", metadata),
     }
     added = tables.new_rows(
         spark, root, "interactions", before.versions["interactions"], versions["interactions"]
@@ -71,7 +75,7 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
 
     totals = {key: before.rows.get(key, 0) + counts.get(key, 0) for key in before.rows | counts}
     batches = before.batches | {name: rows}
-    prepared = Prepared(spec=spec, versions=versions, rows=totals, batches=batches)
+    prepared = before.model_copy(update={"versions": versions, "rows": totals, "batches": batches})
     tables.publish(spark, root, prepared, metadata)
     return prepared
 

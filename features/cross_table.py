@@ -82,12 +82,12 @@ class HashedPairs:
         array([122, 122,   1,   0], dtype=int32)
         """
         codes = a.astype(np.uint64) * np.uint64(self.cardinality_b) + b.astype(np.uint64)
-        index = (_mixed(codes) % np.uint64(self.buckets)).astype(np.int64) + FIRST
+        index = (mixed(codes) % np.uint64(self.buckets)).astype(np.int64) + FIRST
         index = np.where((a == UNSEEN) | (b == UNSEEN), UNSEEN, index)
         return np.where((a == MISSING) | (b == MISSING), MISSING, index).astype(np.int32)
 
 
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """SplitMix64's finaliser (Steele, Lea and Flood, OOPSLA 2014): every bit depends on all."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -9,6 +9,8 @@ from pyspark.sql import functions as F
 from conf.schema import Config, is_url
 from features import tables
 from features.clean import KEYS, has_table, latest_rows, with_strangers
+from features.history import latest_history
+from features.negatives import observed
 from features.row_groups import RowGroups
 from features.spec import FIRST, LABEL, ROW, SAMPLED, SPLIT, FeatureSpec, Input
 from features.transform import Encoder
@@ -35,6 +37,7 @@ def load_encoder(
     whole = tables.read(spark, config.tables.root, "vocabulary", version)
     limit = config.prepare.broadcast_values
     listed = [f.config.name for f in spec.fields if f.config.encode == "multi"]
+    listed += [h.config.of for h in spec.histories]
     held = (F.col("index") < FIRST + limit) | F.col("field").isin(listed)
     return Encoder.of(spec, whole.where(held).toArrow()), whole
 
@@ -107,21 +110,39 @@ def write_sides(
         The versions of ``users`` and ``items``, as far as there are keys for them.
     """
     versions = {}
+    log = observed(interactions)
     for side in ("user", "item"):
         if getattr(config.keys, side) is None:
             continue
         key = KEYS[side]
-        fields = [f for f in encoder.spec.fields if f.config.side == side]
-        if has_table(config, side):
-            known = with_strangers(sides[side], interactions, key)
-        else:
-            known = latest_rows(interactions, side, [f.config.name for f in fields])
-        shown = [f.config.name for f in fields if f.config.encode == "none"]
+        known = readable_side(config, log, sides, side)
+        if side == "user" and config.history:
+            known = known.join(latest_history(log, config.history), key, "left")
+        shown = [f.name for f in config.fields if f.side == side and f.encode == "none"]
         inputs = [i for i in encoder.spec.inputs if i.side == side]
         encoded = encode_frame(known, encoder, inputs, [key, *shown], vocabulary)
         root = config.tables.root
         versions[f"{side}s"] = tables.write(encoded.orderBy(key), root, f"{side}s", metadata)
     return versions
+
+
+def readable_side(
+    config: Config, log: DataFrame, sides: Mapping[str, DataFrame], side: str
+) -> DataFrame:
+    """The users or the items: those of their own table and of the log, or as the log has them last.
+
+    Args:
+        config: The pipeline.
+        log: Readable interactions, none of them sampled.
+        sides: Readable users and items that have a table of their own.
+        side: ``user`` or ``item``.
+
+    Returns:
+        One row per key, with the key and the side's fields.
+    """
+    if has_table(config, side):
+        return with_strangers(sides[side], log, KEYS[side])
+    return latest_rows(log, side, [f.name for f in config.fields if f.side == side])
 
 
 def _arrow_schema(frame: DataFrame, keep: list[str], inputs: tuple[Input, ...]) -> pa.Schema:

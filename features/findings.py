@@ -115,11 +115,12 @@ def _findings(checked: Checked, found: Tally, flagged: Mapping[str, int]) -> Ite
         yield Finding(source, rule, None, reason, accepted, rows, None, "count")
 
 
-def require_quality(tallies: Sequence[Tally]) -> None:
+def require_quality(tallies: Sequence[Tally], *, both_labels: bool) -> None:
     """Stops the job where data is too bad to go on.
 
     Args:
         tallies: What was counted in each source.
+        both_labels: Whether interactions have to have both labels.
 
     Raises:
         DataError: A source is empty, a rule refuses more than its share, a field misses more values
@@ -143,11 +144,12 @@ def require_quality(tallies: Sequence[Tally]) -> None:
             raise DataError(
                 f"source.{found.source}: no row is accepted; refused by rule: {found.refused}"
             )
-        if found.source == "interactions" and len(found.labels) < 2:
+        if both_labels and found.source == "interactions" and len(found.labels) < 2:
             (only,) = found.labels
             raise DataError(
                 f"label: all {found.accepted:,} accepted rows have label {only}; "
-                "the expression has to give both 0 and 1. Nothing was written"
+                "the expression has to give both 0 and 1, unless `negatives` are sampled. "
+                "Nothing was written"
             )
 
 

@@ -46,6 +46,7 @@ from features.spec import (
     FeatureSpec,
     FittedCross,
     FittedField,
+    FittedHistory,
     FittedSplit,
 )
 from features.transform import Encoder
@@ -75,20 +76,28 @@ def fit(
     """
     merged = merged_counts(spark, rows, _wanted(config)).persist(StorageLevel.DISK_ONLY)
     learned = _Learned.of(merged, config.prepare.broadcast_values)
-    fields = tuple(_field(f, learned) for f in config.fields)
+    fields = tuple(_field(f.encoding, learned) for f in config.fields)
+    listed = {h.of for h in config.history}
     vocabulary = Vocabulary.joined(
-        _vocabulary(f, learned) for f in config.fields if f.encode in ("index", "multi")
+        _vocabulary(f, learned, whole=f.name in listed)
+        for f in config.fields
+        if f.encode in ("index", "multi")
     )
     spec = FeatureSpec(
         label=config.label,
         keys=config.keys,
         fields=tuple(_sized(f, vocabulary) for f in fields),
+        histories=tuple(
+            FittedHistory(config=h, cardinality=FIRST + vocabulary.size(h.of))
+            for h in config.history
+        ),
         split=split,
     )
     if config.crosses:
         encoder = Encoder.of(spec, vocabulary.held)
-        listed = (c for c in config.crosses if c.buckets is None)
-        pairs = Vocabulary.joined(_cross_vocabulary(c, learned, encoder) for c in listed)
+        pairs = Vocabulary.joined(
+            _cross_vocabulary(c, learned, encoder) for c in config.crosses if c.buckets is None
+        )
         vocabulary = Vocabulary.joined([vocabulary, pairs])
         crosses = tuple(_cross(config, c, vocabulary) for c in config.crosses)
         spec = spec.model_copy(update={"crosses": crosses})
@@ -235,12 +244,12 @@ def _sized(field: FittedField, vocabulary: Vocabulary) -> FittedField:
     return field.model_copy(update={"cardinality": size})
 
 
-def _vocabulary(field: FieldConfig, learned: _Learned) -> Vocabulary:
+def _vocabulary(field: FieldConfig, learned: _Learned, *, whole: bool) -> Vocabulary:
     values = learned.counted(field.name)
     if values.counts is not None:
         return Vocabulary(ranked(field.name, values.counts, field.min_count))
     # Lists are not joined, so tasks hold all of their values.
-    held = learned.limit if field.encode == "index" else sys.maxsize
+    held = sys.maxsize if whole or field.encode == "multi" else learned.limit
     return ranked_by_spark(field.name, _rows(values.shares, _as_it_is), field.min_count, held)
 
 

@@ -13,29 +13,24 @@ table                     rows
 ========================  =====================================================================
 """
 
-from collections.abc import Callable
-from functools import reduce
 from typing import NamedTuple
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config, digest
+from conf.schema import Config
 from features import tables
-from features.clean import check_orphans, clean_interactions, clean_side, has_table, join_sides
+from features.accept import Report, accept, batch_name, fingerprint
+from features.clean import join_sides
 from features.encoded_tables import write_features, write_sides
 from features.errors import DataError
-from features.findings import quality_frame, require_quality, tally
 from features.fit import fit
-from features.quality import Checked
+from features.interactions import write_interactions
 from features.row_groups import RowGroups
 from features.sources import pin
 from features.spec import LABEL, SPLIT, SPLITS, FittedSplit, Prepared
-from features.split import fit_split, part
+from features.split import fit_split
 from features.transform import Encoder
-
-Report = Callable[[str], None]
-"""Called with a line after each step."""
 
 
 def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None) -> Prepared:
@@ -55,87 +50,24 @@ def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None
     """
     config = config.model_copy(update={"source": pin(spark, config.source)})
     root = config.tables.root
-    accepted = accept(spark, config, report)
+    accepted = accept(spark, config, report, both_labels=config.negatives is None)
     split = fit_split(config.split, accepted.log)
-    readable = accepted.readable(split)
-    written_first = {
-        "interactions": readable,
-        "quarantine": accepted.quarantine,
-        "quality": accepted.quality,
-    }
+    log = join_sides(accepted.log, accepted.sides)
+    metadata = accepted.metadata
     versions = {
-        name: tables.write(frame, root, name, accepted.metadata)
-        for name, frame in written_first.items()
+        "interactions": write_interactions(spark, config, log, split, accepted.sides, metadata),
+        "quarantine": tables.write(accepted.quarantine, root, "quarantine", metadata),
+        "quality": tables.write(accepted.quality, root, "quality", metadata),
     }
     written = Written(
         split=split,
         versions=versions,
-        batches={batch_name(config): fingerprint(readable)},
+        batches={batch_name(config): fingerprint(log)},
         rows=accepted.rows,
         sides=accepted.sides,
-        metadata=accepted.metadata,
+        metadata=metadata,
     )
     return learn_and_publish(spark, config, written, report)
-
-
-class Accepted(NamedTuple):
-    """Sources whose rows were checked, and which broke no rule too often."""
-
-    log: DataFrame
-    """Accepted interactions."""
-    sides: dict[str, DataFrame]
-    """Accepted users and items, where they have tables of their own."""
-    quarantine: DataFrame
-    """The refused rows of all sources."""
-    quality: DataFrame
-    """What was checked and counted."""
-    rows: dict[str, int]
-    """Row counts: read, accepted and quarantined of each source."""
-    metadata: dict[str, str]
-    """What commits say of where their rows came from."""
-
-    def readable(self, split: FittedSplit) -> DataFrame:
-        """The interactions with the fields of users and items, and their part of the split."""
-        return join_sides(self.log, self.sides).withColumn(SPLIT, part(split))
-
-
-def accept(spark: SparkSession, config: Config, report: Report) -> Accepted:
-    """Reads the sources and checks their rows.
-
-    Args:
-        spark: The session.
-        config: The pipeline, its sources pinned.
-        report: Called with a line.
-
-    Returns:
-        The accepted rows and the refused ones.
-
-    Raises:
-        DataError: The sources do not fit the configuration or break a quality rule.
-    """
-    sides = clean_sides(spark, config)
-    log = check_orphans(clean_interactions(spark, config), sides, config)
-    checked = [log, *sides.values()]
-    tallies = [tally(source) for source in checked]
-    require_quality(tallies)
-    rows = _source_rows(tallies)
-    report(
-        f"read {rows['interactions.read']:,} interactions, "
-        f"quarantined {rows['interactions.quarantined']:,}"
-    )
-    return Accepted(
-        log=log.accepted,
-        sides={side: table.accepted for side, table in sides.items()},
-        quarantine=reduce(DataFrame.union, [c.quarantine for c in checked]),
-        quality=quality_frame(spark, tallies),
-        rows=rows,
-        metadata=commit_metadata(config),
-    )
-
-
-def clean_sides(spark: SparkSession, config: Config) -> dict[str, Checked]:
-    """The users and items that have a table of their own, checked."""
-    return {s: clean_side(spark, config, s) for s in ("user", "item") if has_table(config, s)}
 
 
 class Written(NamedTuple):
@@ -189,44 +121,18 @@ def learn_and_publish(
     versions |= write_sides(config, interactions, written.sides, encoder, whole, metadata)
     report(f"encoded {', '.join(name for name in versions if name not in _READABLE)}")
 
-    prepared = Prepared(spec=spec, versions=versions, rows=rows, batches=written.batches)
+    prepared = Prepared(
+        spec=spec,
+        versions=versions,
+        rows=rows,
+        negatives=config.negatives,
+        batches=written.batches,
+    )
     tables.publish(spark, root, prepared, metadata)
     return prepared
 
 
 _READABLE = ("interactions", "quarantine", "quality", "vocabulary")
-
-
-def batch_name(config: Config) -> str:
-    """What the rows of the log are known by: the name given to them, or where they lie."""
-    log = config.source.interactions
-    paths = [log.path] if isinstance(log.path, str) else log.path
-    version = "" if log.version is None else f"@{log.version}"
-    return config.prepare.batch or ", ".join(paths) + version
-
-
-def fingerprint(readable: DataFrame) -> str:
-    """Equal for the same rows in any order and partitioning.
-
-    Args:
-        readable: Interactions.
-
-    Returns:
-        Their number, and the sum of their hashes.
-    """
-    hashed = F.xxhash64(*readable.columns).cast("decimal(38,0)")
-    rows, total = readable.agg(F.count(F.lit(1)), F.sum(hashed)).collect()[0]
-    return f"{rows} rows, {total or 0}"
-
-
-def _checked_rows(sources: list[Checked]) -> dict[str, int]:
-    """Counts what was read, accepted and refused; raises before anything is written."""
-    rows = {}
-    for found in tallies:
-        rows[f"{found.source}.read"] = found.read
-        rows[f"{found.source}.accepted"] = found.accepted
-        rows[f"{found.source}.quarantined"] = found.read - found.accepted
-    return rows
 
 
 def _split_rows(interactions: DataFrame) -> dict[str, int]:
@@ -242,14 +148,3 @@ def _split_rows(interactions: DataFrame) -> dict[str, int]:
                 "Give more data or change the shares in split"
             )
     return {name: found[name]["rows"] for name in SPLITS}
-
-
-def commit_metadata(config: Config) -> dict[str, str]:
-    """What commits say of where their rows came from: the configuration, and source versions."""
-    delta = {
-        name: table
-        for name, table in config.source
-        if table is not None and table.format == "delta"
-    }
-    versions = {f"source.{name}": f"{t.path}@{t.version}" for name, t in delta.items()}
-    return {"job": "prepare", "config": digest(config.model_dump_json()), **versions}

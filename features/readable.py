@@ -1,8 +1,8 @@
 """A field's raw values to readable ones, and what can be wrong with them.
 
-A readable column is a double for ``value`` and ``bucket``, a string for ``index`` and ``hash``, an array of strings for
-``multi``, and as it came for ``none``. Nulls, NaN, empty lists and the sentinels that the
-configuration declares are null there.
+A readable column is a double for ``value`` and ``bucket``, a string for ``index`` and ``hash``, an
+array of strings for ``multi``, and as it came for ``none``. Nulls, NaN, empty lists and the
+sentinels that the configuration declares are null there.
 """
 
 import re

@@ -5,18 +5,22 @@ from pyspark.sql import functions as F
 
 from conf.schema import Config
 from features import tables
+from features.accept import Report, clean_sides, commit_metadata
 from features.errors import DataError
-from features.prepare import Report, Written, clean_sides, commit_metadata, learn_and_publish
+from features.interactions import write_interactions
+from features.negatives import observed
+from features.prepare import Written, learn_and_publish
 from features.sources import pin
 from features.spec import SPLIT, FittedField, Prepared
-from features.split import fit_split, part
+from features.split import fit_split
 
 
 def refit(spark: SparkSession, config: Config, report: Report = lambda _: None) -> Prepared:
     """Fits the published interactions anew and encodes them again.
 
-    The interactions stay as they are, but for a split that depends on all of them (by time, or
-    each user's last). Models of the old spec stay usable with the last tables that had it.
+    The interactions stay as they are, but for what depends on all of them: a split by time or by
+    each user's last rows, histories that changed, and negatives, which are sampled anew. Models of
+    the old spec stay usable with the last tables that had it.
 
     Args:
         spark: A session with Delta Lake.
@@ -42,11 +46,20 @@ def refit(spark: SparkSession, config: Config, report: Report = lambda _: None) 
     metadata = commit_metadata(config)
     tables.restore(spark, root, "interactions", before.versions["interactions"])
     interactions = tables.read(spark, root, "interactions", before.versions["interactions"])
-    versions = {name: before.versions[name] for name in ("interactions", "quarantine")}
-    split = fit_split(config.split, interactions)
-    if split != before.spec.split or config.split.by == "last":
-        again = interactions.withColumn(SPLIT, part(split))
-        versions["interactions"] = tables.write(again, root, "interactions", metadata)
+    versions = {name: before.versions[name] for name in ("interactions", "quarantine", "quality")}
+    log = observed(interactions)
+    split = fit_split(config.split, log)
+    histories = tuple(h.config for h in before.spec.histories)
+    sampling = {before.negatives, config.negatives}
+    if (
+        split != before.spec.split
+        or config.split.by == "last"
+        or config.history != histories
+        or sampling != {None}
+    ):
+        log = log.drop(SPLIT, *(h.name for h in histories))
+        written_anew = write_interactions(spark, config, log, split, sides, metadata)
+        versions["interactions"] = written_anew
 
     written = Written(split, versions, before.batches, before.rows, sides, metadata)
     after = learn_and_publish(spark, config, written, report)

@@ -21,7 +21,17 @@ from typing import Literal
 
 from pydantic import Field
 
-from conf.schema import Config, Cross, FieldConfig, Keys, Section, SplitConfig, digest
+from conf.schema import (
+    Config,
+    Cross,
+    FieldConfig,
+    History,
+    Keys,
+    Negatives,
+    Section,
+    SplitConfig,
+    digest,
+)
 
 USER, ITEM, TIME = "user_key", "item_key", "event_time"
 LABEL, SPLIT, ROW, SAMPLED = "label", "split", "row", "sampled"
@@ -94,6 +104,13 @@ class FittedCross(Section):
     cardinality: int
 
 
+class FittedHistory(Section):
+    """A history of the configuration, with the vocabulary of the field that it lists."""
+
+    config: History
+    cardinality: int
+
+
 class FittedSplit(Section):
     """A split that can be applied to new rows."""
 
@@ -109,14 +126,25 @@ class FeatureSpec(Section):
     label: str
     keys: Keys
     fields: tuple[FittedField, ...]
+    histories: tuple[FittedHistory, ...] = ()
     crosses: tuple[FittedCross, ...] = ()
     split: FittedSplit
     vocabulary_digest: str = ""
 
     @property
     def inputs(self) -> tuple[Input, ...]:
-        """The model's fields in their fixed order: fields as configured, then crosses."""
+        """The model's fields in their fixed order: fields as configured, histories, crosses."""
         fields = tuple(i for field in self.fields for i in field.inputs)
+        histories = tuple(
+            Input(
+                name=h.config.name,
+                side="user",
+                encode="multi",
+                cardinality=h.cardinality,
+                width=h.config.length,
+            )
+            for h in self.histories
+        )
         crosses = tuple(
             Input(
                 name=c.config.name,
@@ -127,7 +155,7 @@ class FeatureSpec(Section):
             )
             for c in self.crosses
         )
-        return fields + crosses
+        return fields + histories + crosses
 
     @property
     def hash(self) -> str:
@@ -143,14 +171,15 @@ class FeatureSpec(Section):
         Returns:
             The keys of the configuration that differ.
         """
-        fitted = {
-            "label": self.label,
-            "keys": self.keys,
-            "fields": tuple(f.config for f in self.fields),
-            "crosses": tuple(c.config for c in self.crosses),
-            "split": self.split.config,
+        asked = {
+            "label": (config.label, self.label),
+            "keys": (config.keys, self.keys),
+            "fields": ([f.encoding for f in config.fields], [f.config for f in self.fields]),
+            "history": (list(config.history), [h.config for h in self.histories]),
+            "crosses": (list(config.crosses), [c.config for c in self.crosses]),
+            "split": (config.split, self.split.config),
         }
-        return [key for key, value in fitted.items() if getattr(config, key) != value]
+        return [key for key, (theirs, mine) in asked.items() if theirs != mine]
 
     def read_otherwise_by(self, config: Config) -> list[str]:
         """What makes a configuration read raw rows otherwise than this spec's did.
@@ -161,16 +190,13 @@ class FeatureSpec(Section):
         Returns:
             The keys of the configuration that differ; how fields are encoded is no part of it.
         """
-        fitted = {
-            "label": (self.label, config.label),
-            "keys": (self.keys, config.keys),
-            "split.seed": (self.split.config.seed, config.split.seed),
-            "fields": (
-                [f.config.reading for f in self.fields],
-                [f.reading for f in config.fields],
-            ),
+        asked = {
+            "label": (config.label, self.label),
+            "keys": (config.keys, self.keys),
+            "fields": ([f.reading for f in config.fields], [f.config.reading for f in self.fields]),
+            "split.seed": (config.split.seed, self.split.config.seed),
         }
-        return [key for key, (mine, theirs) in fitted.items() if mine != theirs]
+        return [key for key, (theirs, mine) in asked.items() if theirs != mine]
 
     def difference(self, other: "FeatureSpec") -> list[str]:
         """Names what differs between two specs, a line each; empty if they are the same.
@@ -211,6 +237,8 @@ class Prepared(Section):
     """Delta version of each table."""
     rows: dict[str, int] = Field(default_factory=dict)
     """Row counts: read, accepted, quarantined, and each split."""
+    negatives: Negatives | None = None
+    """How negatives were sampled into the interactions."""
     batches: dict[str, str] = Field(default_factory=dict)
     """The batches of rows that the tables hold, each with a fingerprint of its rows."""
 
@@ -223,7 +251,9 @@ class Prepared(Section):
         Returns:
             A sentence with the remedy, or nothing.
         """
-        changed = ", ".join(self.spec.changed_in(config))
+        changed = ", ".join(
+            self.spec.changed_in(config) + ["negatives"] * (self.negatives != config.negatives)
+        )
         return changed and (
             f"the tables in {config.tables.root} were prepared with another {changed}. "
             "Run jobs/prepare.py again"

@@ -14,10 +14,8 @@ from features.encode import Lookup, by_hash, in_vocabulary, to_bucket, to_flag, 
 from features.impute import fill_missing
 from features.row_groups import Columns
 from features.scale import scale
-from features.spec import FIRST, FeatureSpec, FittedField, Input
+from features.spec import FIRST, FeatureSpec, FittedField, FittedHistory, Input
 from features.vocabulary import split_vocabulary
-
-_SPARK_TYPES = {"index": "int", "value": "float", "multi": "array<int>"}
 
 
 @dataclass(frozen=True)
@@ -54,6 +52,17 @@ class Encoder:
         return {i.name: field for field in self.spec.fields for i in field.inputs}
 
     @cached_property
+    def histories(self) -> dict[str, FittedHistory]:
+        """The histories by name."""
+        return {h.config.name: h for h in self.spec.histories}
+
+    def column_of(self, wanted: Input) -> str:
+        """The readable column that an input, no cross, is made of."""
+        return (
+            wanted.name if wanted.name in self.histories else self.fields[wanted.name].config.name
+        )
+
+    @cached_property
     def tails(self) -> frozenset[str]:
         """Fields with more values than their vocabulary holds here."""
         sizes = {name: len(values) for name, values in self.vocabularies.items()}
@@ -74,14 +83,17 @@ class Encoder:
         encoded: dict[str, NDArray[np.generic]] = {}
         for wanted in inputs:
             if wanted.parents is None:
-                field = self.fields[wanted.name]
-                encoded[wanted.name] = self._field(field, wanted, columns(field.config.name))
+                encoded[wanted.name] = self._field(wanted, columns(self.column_of(wanted)))
             else:
                 a, b = (encoded[parent] for parent in wanted.parents)
                 encoded[wanted.name] = self.crosses[wanted.name].look_up(a, b)
         return encoded
 
-    def _field(self, field: FittedField, wanted: Input, column: pa.Array) -> NDArray[np.generic]:
+    def _field(self, wanted: Input, column: pa.Array) -> NDArray[np.generic]:
+        if wanted.name in self.histories:
+            listed = self.histories[wanted.name].config.of
+            return to_indices(column, self.look_up(listed), wanted.width)
+        field = self.fields[wanted.name]
         config = field.config
         if wanted.name != config.name:
             return to_flag(column)

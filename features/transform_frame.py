@@ -54,7 +54,7 @@ def encode_frame(
                 columns[_text(name)] = pa.compute.if_else(known, None, batch.column(name))
             yield _batch(columns)
 
-    readable = [encoder.fields[i.name].config.name for i in early if i.parents is None]
+    readable = [encoder.column_of(i) for i in early if i.parents is None]
     wanted = list(dict.fromkeys([*keep, *readable]))
     schema = [*_kept(frame, keep), *map(_declared, early), *(f"`{_text(n)}` string" for n in tails)]
     result = frame.select(*wanted).mapInArrow(encode, ", ".join(schema))

@@ -19,6 +19,7 @@ from afm.slots import from_arrow
 from conf.schema import Config
 from features import tables
 from features.errors import DataError
+from features.negatives import observed
 from features.readable import readable_values
 from features.sources import read as read_source
 from features.spec import ITEM, SPLIT, UNSEEN, USER, Input, Prepared
@@ -143,7 +144,8 @@ def score(
     inputs = [i for i in model.layout.inputs if i.side == "user"]
     users = users.select(USER, *[i.name for i in inputs])
     log = tables.read(spark, root, "features", versions["features"])
-    seen = log.where(F.col(SPLIT).isin(list(config.score.exclude_seen))).select(USER, ITEM)
+    seen = observed(log).where(F.col(SPLIT).isin(list(config.score.exclude_seen)))
+    seen = seen.select(USER, ITEM)
     best_of: Callable[[ItemSide, Columns, int, Pairs], Ranking]
     if config.score.candidates is None:
         best_of = recommend

@@ -10,6 +10,7 @@ from conf.schema import Config, FieldConfig, Table, digest
 USER = {"name": "user", "side": "user", "encode": "index"}
 ITEM = {"name": "item", "side": "item", "encode": "index"}
 AGE = {"name": "age", "side": "user", "encode": "value"}
+TIMED = {"user": "u", "item": "i", "time": "t"}
 
 
 def config(**changes: Any) -> Config:
@@ -38,6 +39,32 @@ def config(**changes: Any) -> Config:
         ),
         ({"split": {"by": "time"}}, "split.by: time needs keys.time"),
         ({"split": {"validation": 0.5, "test": 0.5}}, "leave nothing to train on"),
+        ({"split": {"by": "last"}}, "split.by: last needs keys.time"),
+        (
+            {"keys": {}, "split": {"by": "last"}},
+            "split.by: last needs keys.user; split.by: last needs keys.time",
+        ),
+        (
+            {"split": {"by": "last", "test": 0.2}},
+            "test does not apply to by: last; leave it out; set `last` to the rows per user",
+        ),
+        ({"split": {"last": 2}}, "last does not apply to by: hash; leave it out"),
+        ({"history": [{"name": "h", "of": "item"}]}, "history needs keys.time"),
+        (
+            {"history": [{"name": "h", "of": "no"}], "keys": TIMED},
+            "history 'h' names the unknown field 'no'",
+        ),
+        (
+            {"history": [{"name": "h", "of": "user"}], "keys": TIMED},
+            "history 'h' needs a field of side item with encode: index, but 'user' is user and",
+        ),
+        (
+            {"history": [{"name": "Item", "of": "item"}], "keys": TIMED},
+            "the name 'item' is used twice",
+        ),
+        ({"history": [{"name": "h", "of": "item", "length": 257}]}, "less than or equal to 256"),
+        ({"keys": {"user": "u"}, "negatives": {"per_positive": 1}}, "negatives needs keys.item"),
+        ({"negatives": {"per_positive": 0}}, "greater than or equal to 1"),
         ({"keys": {"item": "i"}}, "fields of side user need keys.user"),
         (
             {

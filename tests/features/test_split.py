@@ -1,5 +1,9 @@
 """The split is a function of the row, not of the run."""
 
+import random
+
+import numpy as np
+import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
@@ -58,3 +62,61 @@ def test_time_split_without_time_differences(spark) -> None:
     frame = spark.range(10).select(F.lit(5).alias("event_time"))
     with pytest.raises(DataError, match="split.by: time finds the same time"):
         fit_split(SplitConfig(by="time"), frame)
+
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        RNG.permutation(60_000) * 0.5,
+        RNG.integers(0, 40, 60_000).astype(float),
+        np.exp(RNG.normal(0, 8, 60_000)),
+        np.where(RNG.random(60_000) < 0.75, 7.0, 8 + RNG.random(60_000)),
+        np.arange(10.0),
+    ],
+    ids=["all distinct", "few distinct", "far apart", "most are one", "ten"],
+)
+def test_cuts_are_exact_order_statistics(spark, times: np.ndarray) -> None:
+    frame = spark.createDataFrame(pa.table({"event_time": times})).repartition(5)
+    cuts = fit_split(SplitConfig(by="time", validation=0.2, test=0.1), frame).cuts
+    assert cuts is not None
+    for cut, share in zip(cuts, (0.7, 0.9), strict=True):
+        assert cut in times
+        wanted = share * len(times) - 1e-6
+        assert (times < cut).sum() < wanted <= (times <= cut).sum()
+
+
+def last_parts(log: list[tuple], last: int) -> dict[int, str]:
+    """The split by last as a loop; rows are (user, time, row)."""
+    found = {}
+    for user in {u for u, _, _ in log}:
+        rows = sorted({(t, r) for u, t, r in log if u == user}, reverse=True)
+        for place, (_, row) in enumerate(rows):
+            alone = len(rows) < 2 * last + 1
+            found[row] = ("test", "validation", "train")[2 if alone else min(place // last, 2)]
+    return found
+
+
+@pytest.mark.parametrize("last", [1, 3])
+@pytest.mark.parametrize("partitions", [1, 7])
+def test_last_split_against_a_loop(spark, last: int, partitions: int) -> None:
+    choice = random.Random(last)
+    log = [(f"u{choice.randrange(40)}", choice.randrange(9), 10**9 * i) for i in range(300)]
+    log += log[::10]  # rows with equal keys
+    frame = spark.createDataFrame(log, "user_key string, event_time long, row long")
+    split = fit_split(SplitConfig(by="last", last=last), frame)
+    rows = frame.repartition(partitions).select("row", part(split).alias("part")).collect()
+    assert len(rows) == len(log)
+    assert {(r["row"], r["part"]) for r in rows} == set(last_parts(log, last).items())
+
+
+def test_last_split_moves_only_users_with_later_rows(spark) -> None:
+    frame = spark.range(40).selectExpr(
+        "cast(id % 4 as string) as user_key", "id as event_time", "id as row"
+    )
+    split = fit_split(SplitConfig(by="last"), frame)
+    before, after = parts(frame.where("row < 37"), split), parts(frame, split)
+    moved = {row for row, where in before.items() if after[row] != where}
+    assert {row % 4 for row in moved} == {1, 2, 3}
