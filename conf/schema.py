@@ -403,8 +403,9 @@ class PrepareConfig(Section):
     broadcast_values: int = Field(
         2_000_000,
         ge=1,
-        description="Values of a vocabulary that every task holds in memory; rarer ones of a "
-        "larger vocabulary are looked up by a shuffle join.",
+        description="Values of an `index` field that every task holds in memory; the rarer ones of "
+        "a larger vocabulary are looked up by a shuffle join. (Those of `multi`, of fields that a "
+        "`history` lists and of crosses are always held: give large ones a `min_count`, or hash.)",
     )
 
 

@@ -38,6 +38,7 @@ def load_encoder(
     limit = config.prepare.broadcast_values
     listed = [f.config.name for f in spec.fields if f.config.encode == "multi"]
     listed += [h.config.of for h in spec.histories]
+    listed += [c.config.name for c in spec.crosses]
     held = (F.col("index") < FIRST + limit) | F.col("field").isin(listed)
     return Encoder.of(spec, whole.where(held).toArrow()), whole
 

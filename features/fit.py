@@ -280,7 +280,7 @@ def _cross_vocabulary(cross: Cross, learned: _Learned, encoder: Encoder) -> Voca
         counts = coded(pairs.counts) if len(pairs.counts) else _NO_COUNTS
         return Vocabulary(ranked(cross.name, counts, cross.min_count))
     codes = _rows(pairs.shares, coded).groupBy(VALUE).agg(F.sum(COUNT).alias(COUNT))
-    return ranked_by_spark(cross.name, codes, cross.min_count, learned.limit)
+    return ranked_by_spark(cross.name, codes, cross.min_count, held=sys.maxsize)
 
 
 def _rows(shares: DataFrame, reduce: Callable[[pa.Table], pa.Table]) -> DataFrame:
