@@ -3,25 +3,34 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, get_args, get_origin
+from typing import Any, TypeVar, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from conf.schema import Config
+from conf.schema import Config, Section
+
+Schema = TypeVar("Schema", bound=Section)
 
 
 class ConfigError(Exception):
     """The configuration cannot be used; the message names file, key, value and remedy."""
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+@overload
+def load(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
+@overload
+def load(path: str | Path, overrides: Sequence[str], schema: type[Schema]) -> Schema: ...
+def load(
+    path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config
+) -> Section:
     """Reads and checks a configuration.
 
     Args:
         path: A YAML file.
         overrides: ``dotted.key=value`` each; the value is YAML, a list is counted from 0
             (``fields.0.impute=median``).
+        schema: What the file has to fit: that of a pipeline if left out.
 
     Returns:
         The configuration.
@@ -34,9 +43,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _override(data, override)
     try:
-        return Config.model_validate(data)
+        return schema.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        problems = [_describe(problem, schema) for problem in error.errors()]
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ConfigError(f"{count} in {path}:\n{lines}") from None
@@ -78,11 +87,11 @@ def _override(data: dict[str, Any], text: str) -> None:
         raise ConfigError(f"cannot set {key}: {value!r} is not YAML") from None
 
 
-def _describe(problem: Any) -> str:
+def _describe(problem: Any, schema: type[BaseModel]) -> str:
     location = [part for part in problem["loc"] if part != "Default"]
     key = ".".join(map(str, location)) or "the file"
     if problem["type"] == "extra_forbidden":
-        return f"{key}: unknown key.{_nearest(location)}"
+        return f"{key}: unknown key.{_nearest(location, schema)}"
     if problem["type"] == "missing":
         return f"{key}: missing; it has to be given"
     message = problem["msg"].removeprefix("Value error, ")
@@ -92,8 +101,8 @@ def _describe(problem: Any) -> str:
     return f"{key}: {message}"
 
 
-def _nearest(location: Sequence[str | int]) -> str:
-    section = _section_at(location[:-1])
+def _nearest(location: Sequence[str | int], schema: type[BaseModel]) -> str:
+    section = _section_at(location[:-1], schema)
     if section is None:
         return ""
     names = list(section.model_fields)
@@ -101,9 +110,8 @@ def _nearest(location: Sequence[str | int]) -> str:
     return f" Did you mean {near[0]}?" if near else f" Known are {', '.join(names)}"
 
 
-def _section_at(location: Sequence[str | int]) -> type[BaseModel] | None:
+def _section_at(location: Sequence[str | int], section: type[BaseModel]) -> type[BaseModel] | None:
     """The schema's section at a place in the file, or None where there is none."""
-    section: type[BaseModel] = Config
     for part in location:
         if isinstance(part, int):
             continue

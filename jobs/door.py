@@ -5,17 +5,18 @@ import re
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 from afm.errors import ModelError
 from conf.load import ConfigError, load
-from conf.schema import Config
+from conf.schema import Config, Section
 from features.errors import DataError
 
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
 
 
-def run(main: Callable[[Config], None], usage: str | None) -> None:
+def run(main: Callable[[Any], None], usage: str | None, schema: type[Section] = Config) -> None:
     """Loads the configuration named on the command line, runs the job and exits.
 
     Exit codes: 0 done, 1 failed with a message, 2 called wrongly.
@@ -23,6 +24,7 @@ def run(main: Callable[[Config], None], usage: str | None) -> None:
     Args:
         main: The job.
         usage: What ``--help`` prints: the job's docstring.
+        schema: The configuration that the job takes.
     """
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
@@ -32,7 +34,7 @@ def run(main: Callable[[Config], None], usage: str | None) -> None:
         print((usage or "").strip(), file=sys.stderr)
         sys.exit(2)
     try:
-        main(load(arguments[0], arguments[1:]))
+        main(load(arguments[0], arguments[1:], schema))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

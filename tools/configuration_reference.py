@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the schema's own descriptions.
+"""Writes docs/configuration.md from the schemas' own descriptions.
 
 python tools/configuration_reference.py          # write it
 python tools/configuration_reference.py --check  # fail if it is out of date (make lint does)
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from conf.schema import Config
+from conf.synthetic import Synthetic
 
 TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
 
@@ -23,18 +24,38 @@ One YAML file drives every job; unknown keys are refused. Any value can be given
 line: `jobs/train.py conf/movielens.yaml train.epochs=3 fields.0.min_count=5` (lists count from 0,
 values are YAML). The files in [`conf/`](../conf) are examples.
 
-This page is made from [`conf/schema.py`](../conf/schema.py) by `tools/configuration_reference.py`.
+This page is made from [`conf/schema.py`](../conf/schema.py) and, for the [synthetic
+logs](#a-synthetic-log) at its end, [`conf/synthetic.py`](../conf/synthetic.py) by
+`tools/configuration_reference.py`.
+"""
+
+SYNTHETIC_HEAD = """
+# A synthetic log
+
+`jobs/synthesize.py` takes a file of its own; [synthetic.md](synthetic.md) says what for.
 """
 
 
 def main() -> None:
     """Writes the page, or compares it."""
-    page = HEAD + "".join(sections(Config, "(top level)", set()))
+    text = page()
     if "--check" in sys.argv[1:]:
-        if TARGET.read_text(encoding="utf-8") != page:
+        if TARGET.read_text(encoding="utf-8") != text:
             sys.exit(f"{TARGET} is out of date: run python tools/configuration_reference.py")
     else:
-        TARGET.write_text(page, encoding="utf-8")
+        TARGET.write_text(text, encoding="utf-8")
+
+
+def page() -> str:
+    """The page."""
+    return "".join(
+        [
+            HEAD,
+            *sections(Config, "(top level)", set()),
+            SYNTHETIC_HEAD,
+            *sections(Synthetic, "(top level)", set()),
+        ]
+    )
 
 
 def sections(model: type[BaseModel], place: str, seen: set[type[BaseModel]]) -> list[str]:

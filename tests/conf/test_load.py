@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from conf.load import ConfigError, load
+from conf.synthetic import Synthetic
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted((ROOT / "conf").rglob("*.yaml"))
+SYNTHETIC = sorted((ROOT / "conf").rglob("synthetic*.yaml"))
+CONFIGS = sorted({*(ROOT / "conf").rglob("*.yaml")} - {*SYNTHETIC})
 
 MINIMAL = """
 source: {interactions: {format: csv, path: log.csv}}
@@ -29,12 +31,22 @@ def minimal(tmp_path: Path) -> Path:
 
 def test_configurations_are_found() -> None:
     assert len(CONFIGS) >= 3
+    assert len(SYNTHETIC) >= 2
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda p: p.name)
 def test_load_every_shipped_configuration(path: Path) -> None:
     config = load(path)
     assert config.tables.root.startswith("build/")
+
+
+@pytest.mark.parametrize("path", SYNTHETIC, ids=lambda p: p.name)
+def test_load_every_shipped_synthetic_log(path: Path) -> None:
+    assert load(path, ["rows=7"], Synthetic).rows == 7
+    with pytest.raises(
+        ConfigError, match=r"planted\.strenght: unknown key\. Did you mean strength"
+    ):
+        load(path, ["planted.strenght=7"], Synthetic)
 
 
 def test_load_gives_defaults_and_a_readable_expression(minimal: Path) -> None:
