@@ -7,7 +7,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from features.errors import DataError
-from features.quality import RULE, Checked, look_up
+from features.quality import RULE, Checked, look_up, missing_rule
 from features.spec import LABEL
 
 _SCHEMA = (
@@ -73,12 +73,10 @@ def tally(checked: Checked) -> Tally:
     Returns:
         The counts.
     """
-    missing = {f"{f.name}.missing": F.col(f.name).isNull() for f in checked.fields}
-    # Before the look-ups, whose joins then move these instead of the values.
-    rows = checked.rows.select("*", *[column.alias(name) for name, column in missing.items()])
+    rows = checked.rows
     for key in checked.look_ups:
         rows = look_up(rows, key)
-    flags = [*missing, *(key.rule for key in checked.look_ups)]
+    flags = [*map(missing_rule, checked.fields), *(key.rule for key in checked.look_ups)]
     label = F.col(LABEL) if LABEL in rows.columns else F.lit(None).cast("int").alias(LABEL)
     counts = [F.count(F.lit(1)).alias("rows"), *(F.count_if(f"`{f}`").alias(f) for f in flags)]
     groups = rows.groupBy(RULE, label).agg(*counts).collect()
@@ -106,7 +104,7 @@ def _findings(checked: Checked, found: Tally, flagged: Mapping[str, int]) -> Ite
         failed = flagged[key.rule]
         yield Finding(source, key.rule, None, key.reason, read, failed, None, "count")
     for field in checked.fields:
-        rule, allowed = f"{field.name}.missing", field.check.max_missing
+        rule, allowed = missing_rule(field), field.check.max_missing
         action: Literal["count", "stop"] = "count" if allowed is None else "stop"
         reason = "the value is missing"
         yield Finding(source, rule, field.name, reason, accepted, flagged[rule], allowed, action)

@@ -51,14 +51,16 @@ class Checked:
     rows: DataFrame
     checks: tuple[Check, ...]
     fields: tuple[FieldConfig, ...] = ()
-    """The fields among its columns."""
+    """The fields among its columns. Each has a flag beside it, named as :func:`missing_rule` says,
+    so that joins and windows need not move the values where only the flags are counted."""
     look_ups: tuple[LookUp, ...] = ()
     """Keys whose orphans are counted and kept."""
 
     @property
     def accepted(self) -> DataFrame:
         """The rows that break no rule, readable."""
-        return self.rows.where(F.col(RULE).isNull()).drop(RULE, _RAW, _SPREAD)
+        marks = [RULE, _RAW, _SPREAD, *map(missing_rule, self.fields)]
+        return self.rows.where(F.col(RULE).isNull()).drop(*marks)
 
     @property
     def quarantine(self) -> DataFrame:
@@ -96,7 +98,14 @@ def check(
     # from meeting in one task. Taken at the scan, where a task that is run again counts alike.
     spread = F.when(failed.isNotNull(), F.monotonically_increasing_id() + 1).otherwise(0)
     marks = [failed.alias(RULE), raw_json(raw).alias(_RAW), spread.alias(_SPREAD)]
-    return Checked(name, raw.select(*readable, *marks), tuple(checks), tuple(fields))
+    rows = raw.select(*readable, *marks)
+    flags = [F.col(f.name).isNull().alias(missing_rule(f)) for f in fields]
+    return Checked(name, rows.select("*", *flags), tuple(checks), tuple(fields))
+
+
+def missing_rule(field: FieldConfig) -> str:
+    """What a missing value of a field is called: no rule refuses it, but it is counted."""
+    return f"{field.name}.missing"
 
 
 def raw_json(raw: DataFrame) -> Column:

@@ -78,6 +78,31 @@ def config(**changes: Any) -> Config:
             {"quality": {"rules": [{"name": "label", "expr": "true"}]}},
             "the rule name 'label' is taken",
         ),
+        (
+            {"quality": {"rules": [{"name": "user.range", "expr": "true"}]}},
+            "the rule name 'user.range' is taken",
+        ),
+        (
+            {"quality": {"rules": [{"name": "orphan_item", "expr": "true"}]}},
+            "the rule name 'orphan_item' is taken",
+        ),
+        (
+            {"quality": {"rules": [{"name": "r", "expr": "true"}, {"name": "r", "expr": "x"}]}},
+            "the rule name 'r' is taken",
+        ),
+        ({"fields": [USER, {**ITEM, "name": "duplicate"}]}, "the name 'duplicate' is ours"),
+        (
+            {
+                "quality": {"duplicates": "quarantine"},
+                "keys": {"user": "u"},
+                "fields": [USER, {**ITEM, "side": "context"}],
+            },
+            "quality.duplicates: quarantine needs keys.user and keys.item",
+        ),
+        (
+            {"quality": {"orphans": "quarantine"}},
+            "quality.orphans: quarantine needs source.users or source.items",
+        ),
         ({"tables": {"root": "s3://lake/x"}}, "root is a URL: give `models` a folder"),
         ({"score": {"context": {"user": 1}}}, "'user', which is no context field"),
     ],
@@ -95,6 +120,16 @@ def test_config_is_refused(changes: dict[str, Any], message: str) -> None:
         ({**AGE, "impute": {"default": "old"}}, "impute default 'old' is not a number"),
         ({**AGE, "min_count": 2}, "min_count does not apply to encode: value"),
         ({**USER, "encode": "none", "impute": "mode"}, "impute does not apply to encode: none"),
+        ({**AGE, "check": {"minimum": 2, "maximum": 1}}, "minimum 2 is greater than maximum 1"),
+        ({**AGE, "check": {"minimum": float("nan")}}, "finite number"),
+        ({**AGE, "check": {"allowed": [1, "old"]}}, "check.allowed 'old' is not a number"),
+        ({**AGE, "check": {"allowed": []}}, "at least 1 item"),
+        ({**USER, "check": {"minimum": 0}}, "check.minimum does not apply to encode: index"),
+        ({**USER, "check": {"max_share": 0.5}}, "check.max_share has no rule to hold for"),
+        (
+            {**USER, "encode": "none", "check": {"allowed": [1], "max_missing": 0.1}},
+            "check.allowed does not apply to encode: none",
+        ),
         ({**USER, "name": "a b"}, "String should match pattern"),
     ],
 )
