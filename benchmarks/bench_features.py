@@ -15,9 +15,11 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from pyarrow import parquet
 from pyspark.ml import Pipeline
 from pyspark.ml.feature import Imputer, StandardScaler, StringIndexer, VectorAssembler
-from pyspark.ml.functions import vector_to_array
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 
@@ -156,21 +158,19 @@ def compare(log: Path) -> None:
     Raises:
         AssertionError: They have not.
     """
-    spark = SparkSession.builder.getOrCreate()
     config = pipeline_of(log)
     numbers = [f.name for f in config.fields if f.encode == "value"]
     texts = [f.name for f in config.fields if f.encode == "index"]
-    ours = tables.read(spark, config.tables.root, "features").toPandas().sort_values(ROW)
-    peer = spark.read.parquet(str(log.parent / "spark_ml"))
-    scaled = vector_to_array("scaled")
-    columns = [scaled[i].alias(n) for i, n in enumerate(numbers)]
-    columns += [F.col(f"{n}_out").alias(n) for n in texts]
-    theirs = peer.select(ROW, *columns).toPandas().sort_values(ROW)
-    assert (ours[ROW].to_numpy() == theirs[ROW].to_numpy()).all()
-    for name in numbers:  # they divide by n - 1 where we divide by n
-        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-4)
+    features = DeltaTable(tables.table_path(config.tables.root, "features"))
+    ours = features.to_pyarrow_table().sort_by(ROW)
+    theirs = parquet.read_table(log.parent / "spark_ml").sort_by(ROW)
+    assert ours[ROW].equals(theirs[ROW])
+    scaled = pc.struct_field(theirs["scaled"], "values").combine_chunks().flatten()
+    for name, column in zip(numbers, scaled.to_numpy().reshape(len(ours), -1).T, strict=True):
+        # They divide by n - 1 where we divide by n.
+        np.testing.assert_allclose(ours[name], column, rtol=1e-4, atol=1e-4)
     for name in texts:
-        mine, index = ours[name].to_numpy(), theirs[name].to_numpy().astype(int)
+        mine, index = ours[name].to_numpy(), theirs[f"{name}_out"].to_numpy().astype(int)
         unknown = index.max() if (mine < 2).any() else -1  # they have one index for both of ours
         assert ((mine < 2) == (index == unknown)).all(), name
         assert (mine[mine >= 2] == index[mine >= 2] + 2).all(), name

@@ -198,8 +198,9 @@ class _Learned(NamedTuple):
     def counted(self, name: str) -> Counted:
         """The distinct values of a field."""
         nothing = None if name in self.sizes else _NO_COUNTS
-        shares = self.merged.where(F.col("field") == name)
-        return Counted(self.held.get(name, nothing), shares)
+        return Counted(
+            self.held.get(name, nothing), lambda: self.merged.where(F.col("field") == name)
+        )
 
 
 _NO_COUNTS = pa.table({VALUE: pa.array([], pa.string()), COUNT: pa.array([], pa.int64())})
@@ -250,7 +251,7 @@ def _vocabulary(field: FieldConfig, learned: _Learned, *, whole: bool) -> Vocabu
         return Vocabulary(ranked(field.name, values.counts, field.min_count))
     # Lists are not joined, so tasks hold all of their values.
     held = sys.maxsize if whole or field.encode == "multi" else learned.limit
-    return ranked_by_spark(field.name, _rows(values.shares, _as_it_is), field.min_count, held)
+    return ranked_by_spark(field.name, _rows(values.shares(), _as_it_is), field.min_count, held)
 
 
 def _as_it_is(counts: pa.Table) -> pa.Table:
@@ -279,7 +280,7 @@ def _cross_vocabulary(cross: Cross, learned: _Learned, encoder: Encoder) -> Voca
     if pairs.counts is not None:
         counts = coded(pairs.counts) if len(pairs.counts) else _NO_COUNTS
         return Vocabulary(ranked(cross.name, counts, cross.min_count))
-    codes = _rows(pairs.shares, coded).groupBy(VALUE).agg(F.sum(COUNT).alias(COUNT))
+    codes = _rows(pairs.shares(), coded).groupBy(VALUE).agg(F.sum(COUNT).alias(COUNT))
     return ranked_by_spark(cross.name, codes, cross.min_count, held=sys.maxsize)
 
 

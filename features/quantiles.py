@@ -24,20 +24,20 @@ class Counted(NamedTuple):
 
     counts: pa.Table | None
     """``value`` and ``count``; None where they are too many."""
-    shares: DataFrame
-    """Rows with the column ``counts``, as :data:`features.counting.MERGED` has."""
+    shares: Callable[[], DataFrame]
+    """Gives rows with the column ``counts``, as :data:`features.counting.MERGED` has."""
 
     def at_ranks(self, ranks: Sequence[int]) -> list[float]:
         """The r-th smallest number, for each rank r from 1 to the number of numbers."""
         if self.counts is not None:
             return list(map(float, _at_ranks(self.counts, np.asarray(ranks))))
-        return _at_ranks_of_shares(self.shares, np.asarray(ranks))
+        return _at_ranks_of_shares(self.shares(), np.asarray(ranks))
 
     def mode(self) -> float | str | None:
         """The most frequent value, the smallest of several; None if there is none."""
         counts = self.counts
         if counts is None:
-            counts = pa.concat_tables(map(unpacked, _each(self.shares, _most_frequent)))
+            counts = pa.concat_tables(map(unpacked, _each(self.shares(), _most_frequent)))
         return unpacked(_most_frequent(counts))[VALUE][0].as_py() if len(counts) else None
 
 

@@ -5,6 +5,7 @@ come from :mod:`features.counting`, in shares that no machine need hold together
 are ranked on the driver, large ones by Spark.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -66,11 +67,23 @@ class Vocabulary:
     def digest(self) -> str:
         """Equal for two vocabularies exactly if they give all values the same indices."""
         ordered = self.held.sort_by([("field", "ascending"), ("index", "ascending")])
-        parts = [*ordered["field"].to_pylist(), *ordered["value"].to_pylist()]
+        parts = [_digest(ordered["field"]), _digest(ordered["value"])]
         for whole in self.large:
             hashed = F.xxhash64("field", "value", "index").cast("decimal(38,0)")
             parts.append(str(whole.agg(F.sum(hashed)).collect()[0][0]))
         return digest(*parts)
+
+
+def _digest(column: pa.ChunkedArray) -> str:
+    """A digest of strings: of where each ends, and of their bytes."""
+    hashed = hashlib.sha256()
+    if len(column):
+        text = pa.concat_arrays(column.cast(pa.large_string()).chunks)
+        _, offsets, data = text.buffers()
+        ends = np.frombuffer(offsets, np.int64)[text.offset : text.offset + len(text) + 1]
+        hashed.update((ends - ends[0]).tobytes())
+        hashed.update(memoryview(data)[ends[0] : ends[-1]])
+    return hashed.hexdigest()
 
 
 def ranked(field: str, counts: pa.Table, min_count: int) -> pa.Table:

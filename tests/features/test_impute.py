@@ -15,7 +15,7 @@ VALUES = [3.0, 1.0, None, 8.0, 3.0, 1.0, None, -2.5]
 
 
 def counted(column: pa.Array) -> Counted:
-    return Counted(count_values(column), None)
+    return Counted(count_values(column), lambda: None)
 
 
 def field(how: object) -> FieldConfig:

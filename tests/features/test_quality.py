@@ -108,7 +108,7 @@ def test_field_check_has_a_share_of_its_own(spark, make_config) -> None:
         r"max_share \(of the rule, of the field's check or of quality\). Nothing was written"
     )
     with pytest.raises(DataError, match=message):
-        require_quality([tally(y)])
+        require_quality([tally(y)], both_labels=True)
 
 
 def test_too_many_missing_values_stop_the_job_and_refuse_no_row(spark, make_config) -> None:
@@ -116,14 +116,14 @@ def test_too_many_missing_values_stop_the_job_and_refuse_no_row(spark, make_conf
     field = {"name": "x", "encode": "index", "missing": [-1], "check": {"max_missing": 0.5}}
     counts = tally(checked_log(spark, make_config, log, field))
     assert counts.refused == {"label": 1}
-    require_quality([counts])
+    require_quality([counts], both_labels=True)
     field["check"] = {"max_missing": 0.49}
     message = (
         r"field x has no value in 2 of 4 accepted rows \(50.0%, allowed 49.0%\)\. .*"
         r"allow more with max_missing \(of the field's check\)\. Nothing"
     )
     with pytest.raises(DataError, match=message):
-        require_quality([tally(checked_log(spark, make_config, log, field))])
+        require_quality([tally(checked_log(spark, make_config, log, field))], both_labels=True)
 
 
 def repetitive_log(rows: int = 300) -> pd.DataFrame:

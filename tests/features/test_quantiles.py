@@ -13,7 +13,7 @@ numbers = st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=60)
 
 
 def held(values: np.ndarray) -> Counted:
-    return Counted(count_values(pa.array(values)), None)
+    return Counted(count_values(pa.array(values)), lambda: None)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def spread(spark):
     def spread_(values: np.ndarray) -> Counted:
         counts = count_values(pa.array(values))
         shares = [(packed(counts.take(pa.array(range(s, len(counts), 3)))),) for s in range(3)]
-        return Counted(None, spark.createDataFrame(shares, "counts BINARY"))
+        return Counted(None, lambda: spark.createDataFrame(shares, "counts BINARY"))
 
     return spread_
 

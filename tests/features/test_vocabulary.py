@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from features.counting import count_values
-from features.vocabulary import ranked, ranked_by_spark, split_vocabulary
+from features.vocabulary import Vocabulary, ranked, ranked_by_spark, split_vocabulary
 
 
 def learn(values: list[str | None], min_count: int = 1) -> pa.Table:
@@ -56,3 +56,12 @@ def test_spark_ranks_as_the_driver_does(spark) -> None:
 def test_split_vocabulary_of_a_field_without_values() -> None:
     table = pa.Table.from_pandas(pd.DataFrame({"field": ["a"], "value": ["p"], "index": [2]}))
     assert len(split_vocabulary(table, ["b"])["b"]) == 0
+
+
+def test_digest_follows_values_and_their_order() -> None:
+    def digest(*values: str) -> str:
+        return Vocabulary(learn(list(values)).slice(1)).digest()
+
+    assert digest("z", "a", "b") == digest("z", "b", "a", "z", "z")
+    assert len({digest("z", "a", "b"), digest("z", "ab"), digest("z", "b", "b", "a")}) == 3
+    assert len(Vocabulary(learn([])).digest()) == 16
