@@ -20,9 +20,14 @@ class ConfigError(Exception):
 @overload
 def load(path: str | Path, overrides: Sequence[str] = ()) -> Config: ...
 @overload
-def load(path: str | Path, overrides: Sequence[str], schema: type[Schema]) -> Schema: ...
 def load(
-    path: str | Path, overrides: Sequence[str] = (), schema: type[Section] = Config
+    path: str | Path, overrides: Sequence[str], schema: type[Schema], own: str | None = None
+) -> Schema: ...
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    schema: type[Section] = Config,
+    own: str | None = None,
 ) -> Section:
     """Reads and checks a configuration.
 
@@ -31,6 +36,8 @@ def load(
         overrides: ``dotted.key=value`` each; the value is YAML, a list is counted from 0
             (``fields.0.impute=median``).
         schema: What the file has to fit: that of a pipeline if left out.
+        own: A section whose keys overrides may name without it, as long as no section is called
+            so: ``mode=append`` for ``prepare.mode=append``.
 
     Returns:
         The configuration.
@@ -41,7 +48,9 @@ def load(
     """
     data = _read(Path(path))
     for override in overrides:
-        _override(data, override)
+        first = override.partition("=")[0].partition(".")[0]
+        is_own = own is not None and first in _keys(schema, own) - schema.model_fields.keys()
+        _override(data, f"{own}.{override}" if is_own else override)
     try:
         return schema.model_validate(data)
     except ValidationError as error:
@@ -49,6 +58,11 @@ def load(
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         lines = "\n".join(f"  {problem}" for problem in problems)
         raise ConfigError(f"{count} in {path}:\n{lines}") from None
+
+
+def _keys(schema: type[Section], section: str) -> set[str]:
+    (inner,) = _sections(schema.model_fields[section].annotation)
+    return set(inner.model_fields)
 
 
 def _read(path: Path) -> dict[str, Any]:

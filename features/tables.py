@@ -6,7 +6,7 @@ together through ``prepared``, written last: it names the version of each, and r
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -266,24 +266,37 @@ def read_prepared(spark: SparkSession, config: Config) -> Prepared:
     return prepared
 
 
-def read_prepared_with(spark: SparkSession, config: Config, spec: FeatureSpec) -> Prepared:
+def read_prepared_with(
+    spark: SparkSession, config: Config, spec: FeatureSpec, report: Callable[[str], None]
+) -> Prepared:
     """What the last ``prepare`` with a certain spec published, so that its models stay usable.
 
     Args:
         spark: The session.
         config: The pipeline.
         spec: The spec.
+        report: Called with a line if it is not the newest.
 
     Returns:
         That spec and its table versions; what was published last if no version has that spec.
+
+    Raises:
+        DataError: Nothing was published yet, or it is of another configuration.
     """
-    prepared = published(spark, config.tables.root)
-    if prepared.spec.hash == spec.hash:
-        return prepared
-    log = DeltaTable.forPath(spark, table_path(config.tables.root, "prepared"))
-    for commit in log.history().select("version", "userMetadata").collect():
-        if commit["userMetadata"] and json.loads(commit["userMetadata"]).get("spec") == spec.hash:
-            return published(spark, config.tables.root, commit["version"])
+    root = config.tables.root
+    prepared = published(spark, root)
+    if prepared.spec.hash != spec.hash:
+        log = DeltaTable.forPath(spark, table_path(root, "prepared"))
+        for commit in log.history().select("version", "userMetadata").collect():
+            if json.loads(commit["userMetadata"] or "{}").get("spec") == spec.hash:
+                report(
+                    f"the model's spec is {spec.hash}, not {prepared.spec.hash}: taking the last "
+                    "tables that have it. Train again to use the newest"
+                )
+                prepared = published(spark, root, commit["version"])
+                break
+    if problem := prepared.mismatch(config):
+        raise DataError(problem)
     return prepared
 
 

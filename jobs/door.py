@@ -16,7 +16,12 @@ TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
 
 
-def run(main: Callable[[Any], None], usage: str | None, schema: type[Section] = Config) -> None:
+def run(
+    main: Callable[[Any], None],
+    usage: str | None,
+    schema: type[Section] = Config,
+    own: str | None = None,
+) -> None:
     """Loads the configuration named on the command line, runs the job and exits.
 
     Exit codes: 0 done, 1 failed with a message, 2 called wrongly.
@@ -25,6 +30,7 @@ def run(main: Callable[[Any], None], usage: str | None, schema: type[Section] = 
         main: The job.
         usage: What ``--help`` prints: the job's docstring.
         schema: The configuration that the job takes.
+        own: The job's own section, whose keys need not name it on the command line.
     """
     arguments = sys.argv[1:]
     if "-h" in arguments or "--help" in arguments:
@@ -34,7 +40,7 @@ def run(main: Callable[[Any], None], usage: str | None, schema: type[Section] = 
         print((usage or "").strip(), file=sys.stderr)
         sys.exit(2)
     try:
-        main(load(arguments[0], arguments[1:], schema))
+        main(load(arguments[0], arguments[1:], schema, own))
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:

@@ -33,8 +33,10 @@ def main(config: Config) -> None:
     """Measures the models of a pipeline on its test rows."""
     spark = open_session("evaluate")
     root = config.tables.root
-    prepared = tables.read_prepared(spark, config)
-    artifacts = models_to_measure(config, prepared.spec)
+    configured = load(config.models_root, config.model.name, config.train.run)
+    prepared = tables.read_prepared_with(spark, config, configured.manifest.spec, print)
+    configured.require(prepared.spec)
+    artifacts = {config.model.name: configured} | rivals(config, prepared.spec)
     features = tables.read(spark, root, "features", prepared.versions["features"])
     test = features.where(F.col(SPLIT) == "test")
     states = {name: score_counts(test, artifact) for name, artifact in artifacts.items()}
@@ -60,17 +62,11 @@ def main(config: Config) -> None:
     print(report(measured))
 
 
-def models_to_measure(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
-    """The configured model, and its rivals that were trained on the same features.
-
-    Raises:
-        ArtifactError: The configured model is not there or was trained on other features.
-    """
-    configured = load(config.models_root, config.model.name, config.train.run)
-    configured.require(spec)
-    artifacts: dict[str, Artifact] = {config.model.name: configured}
+def rivals(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
+    """The latest models of other kinds than the configured one, if trained on these features."""
+    artifacts: dict[str, Artifact] = {}
     for name in get_args(ModelConfig.model_fields["name"].annotation):
-        if name not in artifacts and (Path(config.models_root) / name / "latest").exists():
+        if name != config.model.name and (Path(config.models_root) / name / "latest").exists():
             rival = load(config.models_root, name)
             if rival.manifest.spec_hash == spec.hash:
                 artifacts[name] = rival

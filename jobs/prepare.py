@@ -2,9 +2,12 @@
 
     spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/movielens.yaml
     spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/movielens.yaml split.by=time
+    spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/movielens.yaml \
+        mode=append source.interactions.path=new_day.parquet
+    spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/movielens.yaml mode=refit
 
 Arguments: a YAML file (see conf/), then dotted overrides. A rerun replaces the tables by the same
-content; readers see the tables of the last run that finished.
+content, and with mode=append adds nothing; readers see the tables of the last run that finished.
 """
 
 import time
@@ -74,4 +77,4 @@ def quality_summary(findings: Sequence[Row]) -> str:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run(main, __doc__, own="prepare")

@@ -28,8 +28,8 @@ def main(config: Config) -> None:
     started = time.monotonic()
     spark = open_session("score")
     root = config.tables.root
-    prepared = tables.read_prepared(spark, config)
     model = load(config.models_root, config.model.name, config.train.run)
+    prepared = tables.read_prepared_with(spark, config, model.manifest.spec, print)
     model.require(prepared.spec)
     items = load_items(spark, config, prepared, model)
     metadata = {

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from conf.load import ConfigError, load
+from conf.schema import Config
 from conf.synthetic import Synthetic
 
 ROOT = Path(__file__).parents[2]
@@ -128,3 +129,11 @@ def test_load_refuses_file(tmp_path: Path, content: str, message: str) -> None:
 def test_load_says_where_no_file_is(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"cannot read the configuration .*nope\.yaml: No such"):
         load(tmp_path / "nope.yaml")
+
+
+def test_a_jobs_own_keys_need_no_section(tmp_path: Path) -> None:
+    overrides = ["mode=append", "prepare.batch=monday", "split.seed=3"]
+    config = load(ROOT / "conf" / "movielens.yaml", overrides, Config, own="prepare")
+    assert (config.prepare.mode, config.prepare.batch, config.split.seed) == ("append", "monday", 3)
+    with pytest.raises(ConfigError, match="mode: unknown key"):
+        load(ROOT / "conf" / "movielens.yaml", ["mode=append"])

@@ -121,8 +121,10 @@ def test_refit_learns_from_all_rows(spark, days) -> None:
     wanted = frame(folder / "fitted", "features", one_go)
     pd.testing.assert_frame_equal(in_order(features), in_order(wanted))
     assert any(line.startswith("user_city: ") or line.startswith("age: ") for line in said)
-    old = tables.read_prepared_with(spark, config_of(folder, "new", "tables"), second.spec)
+    config = config_of(folder, "new", "tables")
+    old = tables.read_prepared_with(spark, config, second.spec, said.append)
     assert old == second
+    assert "Train again" in said[-1]
     assert len(frame(folder / "tables", "features", old)) == 399
 
 
