@@ -1,37 +1,37 @@
-// attention_pool of afm/attention.py, forward and backward, in one sweep over the pairs of fields.
+// attention_pool of afm/attention.py, forward and backward, without an array of B·P·K or B·P·A.
 //
-// Letters: B rows, F fields, P = F(F-1)/2 pairs in lexicographic order, K embedding, A attention
-// units. For one row, with a pair p = (i, j) and c the bias per pair (Xiao et al., IJCAI 2017, eq. 4
-// to 6):
+// Letters: B rows, F fields, P = F(F-1)/2 pairs of fields in lexicographic order, K embedding, A
+// attention units; for one row, p = (i, j) a pair and c the bias per pair. Xiao et al., IJCAI 2017,
+// eq. 4 to 6:
 //
 //     e_p = v_i∘v_j    z_p = W e_p + b    m_p = [z_p > 0]    l_p = hᵀ(m_p∘z_p) + c_p
 //     a = softmax(l)   y = Σ_p a_p e_p
 //
-// Backward. With g the gradient of y, the chain rule gives
+// Backward. Let g be the gradient of y, and ∂x that of any x. The chain rule gives
 //
-//     δ_p = ∂l_p = a_p (gᵀe_p - gᵀy)                              the softmax
-//     ∂c_p = δ_p                                                  summed over rows
+//     ∂l_p = δ_p = a_p (gᵀe_p - gᵀy)                 through the softmax
+//     ∂c_p = δ_p                                     summed over rows
 //     ∂z_p = δ_p (h∘m_p)
-//     ∂e_p = a_p g + δ_p u(m_p),  u(m) = Wᵀ(h∘m)
-//     ∂v_i = Σ_j ∂e_ij∘v_j                                        over all j ≠ i
+//     ∂e_p = a_p g + δ_p u(m_p)                      where u(m) = Wᵀ(h∘m)
+//     ∂v_i = Σ_j ∂e_ij∘v_j                           over all j ≠ i
 //
 // and with Q_a = Σ m_pa δ_p e_p and q_a = Σ m_pa δ_p, summed over rows and pairs,
 //
 //     ∂W_a = h_a Q_a    ∂b_a = h_a q_a    ∂h_a = Σ m_pa δ_p z_pa = W_aᵀQ_a + b_a q_a
 //
-// There is no product with W in this: a mask m_p is only A bits. For each 8 units, one byte of it,
+// No product with W is needed here, for a mask m_p is only A bits. For each byte of it, 8 units,
 // u is looked up in a table of all 256 sums, and δ_p e_p is added to one of 256 buckets. Q_a is the
 // sum of the buckets whose byte has the bit of a.
 //
-// Forward leaves the masks, exp(l - max l) and 1 / Σ exp for backward: 4 + A/8 bytes per row and
-// pair. The K products e_p are never stored; making them anew is cheaper.
+// Forward keeps the masks, exp(l - max l) and 1 / Σ exp(l - max l) for backward: 4 + A/8 bytes per
+// row and pair. Products e_p are made anew wherever they are used, which costs less than storing.
 //
-// Where the time goes, forward: z. A vector register holds one number of kLanes rows, and a tile of
-// pairs × units of z stays in registers. Backward: tables and buckets. There a register holds
-// neighbouring columns k of one row.
+// The forward's time goes into z. There a vector register holds the same number of kLanes rows, and
+// z of a few pairs × units stays in registers. The backward's time goes into tables and buckets.
+// There a register holds neighbouring columns k of one row.
 //
-// Sums over rows are made in chunks of kChunk, and these added in order, so that the result does not
-// depend on the number of threads. NaN in gives NaN out, for that row; so no -ffast-math.
+// Rows are summed in chunks of kChunk, and the chunks' sums added in order, so that the number of
+// threads does not change the result. A NaN makes its row NaN; so no -ffast-math.
 
 #include <algorithm>
 #include <atomic>
@@ -110,10 +110,16 @@ Vec exp_of_nonpositive(Vec x) {
     return x < -87.0f ? Vec{} : sum * power;
 }
 
+// (a₀, b₀, a₁, b₁, …) of the lower halves of a and b, and of the upper ones.
 template <int... I>
 void interleave(Vec a, Vec b, Vec& low, Vec& high, std::integer_sequence<int, I...>) {
+#ifdef __clang__
     low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes)...);
     high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes + kLanes / 2)...);
+#else
+    low = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes)...});
+    high = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes + kLanes / 2)...});
+#endif
 }
 
 // Transposes kLanes × kLanes numbers: interleaving both halves of the rows, log₂ kLanes times.
@@ -340,7 +346,8 @@ void products_of(const Shape& s, const Vec* gv, const Vec* v_j, float* ge) {
 
 // δ of kLanes rows, and what it adds to ∂c and q. Here g is divided by Σ exp, so that the weights
 // need not be.
-void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept, BackwardScratch& scratch) {
+void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept,
+            BackwardScratch& scratch) {
     float* ge = scratch.delta.data();
     for (int64_t i = 0; i < s.F - 1; ++i) {
         for (int64_t k = 0; k < s.K; ++k) scratch.gv[k] = scratch.g[k] * scratch.v[i * s.K + k];
