@@ -2,10 +2,10 @@
 
     python benchmarks/attention.py      # about half a minute; writes build/bench/attention.json
 
-Runs of both alternate, and medians count. Results are compared before the clock starts; the gradient
-of h differs by 1e-4 at F = 39, and that is plain torch's distance from float64. Peak is what torch's
-product of two 1024 × 1024 matrices reaches in the same session. The forward's share of it counts the
-2·A·K operations of W e per row and pair and nothing else.
+Runs of both alternate, and medians count. Results are compared before the clock starts; at F = 39
+the gradient of h differs by 1e-4, and that is plain torch's distance from float64. Peak is what
+torch's product of two 1024 × 1024 matrices reaches in the same session. The forward's share of it
+counts the 2·A·K operations of W e per row and pair and nothing else.
 """
 
 import json
