@@ -61,12 +61,12 @@ constexpr int kTilePairs = 3, kTileUnits = 8;
 constexpr int kTilePairs = 2, kTileUnits = 4;
 #endif
 
-constexpr int kByte = 8;                    // units per byte of a mask
-constexpr int kBytes = 256;                 // values of a byte
-constexpr int kStrip = 16;                  // columns per sweep of the backward
-constexpr int kVectors = kStrip / kLanes;   // and vectors that hold them
-constexpr int kCopies = 2;                  // of the buckets, see add_row
-constexpr int kChunk = 256;                 // rows, a multiple of kLanes
+constexpr int kByte = 8;                   // units per byte of a mask
+constexpr int kBytes = 256;                // values of a byte
+constexpr int kStrip = 16;                 // columns per sweep of the backward,
+constexpr int kVectors = kStrip / kLanes;  // and vectors that hold them
+constexpr int kCopies = 2;                 // of the buckets, see add_row
+constexpr int kChunk = 256;                // rows, a multiple of kLanes
 
 using Vec = float __attribute__((vector_size(4 * kLanes)));
 using Bits = uint32_t __attribute__((vector_size(4 * kLanes)));
@@ -88,7 +88,7 @@ float sum_of_lanes(Vec x) {
     return sum;
 }
 
-// exp(x) for x ≤ 0, to 2 units in the last place; 0 below -87, where float32 would underflow.
+// exp(x) for x ≤ 0, to a unit in the last place; 0 below -87, where float32 would soon underflow.
 // x = n ln 2 + r with |r| ≤ ln 2 / 2, and exp(r) by the polynomial of Cephes' expf.
 Vec exp_of_nonpositive(Vec x) {
     const float magic = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer, in the low bits
@@ -153,8 +153,8 @@ void to_lanes(const float* x, int rows, int64_t columns, Vec* out) {
 struct Shape {
     int64_t B, F, K, A;
     int64_t P() const { return F * (F - 1) / 2; }
-    int64_t groups() const { return (A + kByte - 1) / kByte; }     // of 8 units; bytes of a mask
-    int64_t strips() const { return (K + kStrip - 1) / kStrip; }   // of 16 columns
+    int64_t groups() const { return (A + kByte - 1) / kByte; }    // of 8 units: bytes of a mask
+    int64_t strips() const { return (K + kStrip - 1) / kStrip; }  // of 16 columns
 };
 
 // The attention network, with units of h = 0 up to a multiple of 8, in the order in which forward
@@ -309,11 +309,12 @@ void forward_rows(const Shape& s, const Network& net, const float* pair_bias, co
 // ---- Backward ------------------------------------------------------------------------------
 
 struct BackwardScratch {
-    std::vector<Vec> v, g, gv;           // a vector per column
-    std::vector<float> delta;            // (P, kLanes)
-    std::vector<Vec> bias, q;            // per pair, per unit: sums over the chunk
-    std::vector<float> row_v, row_dv;    // (F, kStrip) of one row
-    std::vector<float> buckets;          // (strips, kCopies, groups, 256, kStrip)
+    std::vector<Vec> v, g, gv;         // a vector per column
+    std::vector<float> delta;          // (P, kLanes)
+    std::vector<Vec> bias, q;          // per pair, per unit: sums over the chunk
+    std::vector<float> row_v, row_dv;  // (F, kStrip) of one row
+    std::vector<float> buckets;        // (strips, kCopies, groups, 256, kStrip)
+
     explicit BackwardScratch(const Shape& s)
         : v(s.F * s.K), g(s.K), gv(s.K), delta(s.P() * kLanes), bias(s.P()),
           q(s.groups() * kByte), row_v(s.F * kStrip), row_dv(s.F * kStrip),
@@ -344,8 +345,8 @@ void products_of(const Shape& s, const Vec* gv, const Vec* v_j, float* ge) {
     for (int t = 0; t < N; ++t) store(ge + t * kLanes, sum[t]);
 }
 
-// δ of kLanes rows, and what it adds to ∂c and q. Here g is divided by Σ exp, so that the weights
-// need not be.
+// δ of kLanes rows, and what it adds to ∂c and q. Here g is divided by Σ exp(l - max l), so that
+// the weights need not be.
 void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept,
             BackwardScratch& scratch) {
     float* ge = scratch.delta.data();
@@ -357,7 +358,7 @@ void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept,
         for (; j < s.F; ++j, ge += kLanes)
             products_of<1>(s, scratch.gv.data(), &scratch.v[j * s.K], ge);
     }
-    // Not from y: where a pair has all the attention, its δ is a difference of equal numbers.
+    // Not from y: where one pair has all attention, gᵀe and gᵀy must be equal to the last bit.
     Vec gy{};
     for (int64_t p = 0; p < s.P(); ++p)
         gy += load(kept.weights + p * kLanes) * load(&scratch.delta[p * kLanes]);
@@ -389,13 +390,13 @@ void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept,
 // ∂v of one row and its part of the buckets, for one strip of columns. What is read of the row lies
 // kLanes apart: weights and delta per pair, masks per pair and group. v and dv are (F, kStrip).
 template <int fixed_groups>
-void add_row(const Shape& s, const float* g, const float* v, const float* weights,
+void add_row(const Shape& s, const float* grad, const float* v, const float* weights,
              const float* delta, const uint8_t* masks, const float* table, float* buckets,
              float* dv) {
     const int64_t groups = fixed_groups ? fixed_groups : s.groups();
-    const int64_t copy = groups * kBytes * kStrip;
-    Vec g_[kVectors];
-    for (int c = 0; c < kVectors; ++c) g_[c] = load(g + c * kLanes);
+    const int64_t size_of_copy = groups * kBytes * kStrip;
+    Vec g[kVectors];
+    for (int c = 0; c < kVectors; ++c) g[c] = load(grad + c * kLanes);
     for (int64_t i = 0; i < s.F - 1; ++i) {
         Vec v_i[kVectors], dv_i[kVectors];
         for (int c = 0; c < kVectors; ++c) {
@@ -410,7 +411,7 @@ void add_row(const Shape& s, const float* g, const float* v, const float* weight
             }
             // Neighbours use different copies: masks are often the same for many pairs, and a
             // processor would wait for the bucket it has just written.
-            float* copy_of_buckets = buckets + j % kCopies * copy;
+            float* copy_of_buckets = buckets + j % kCopies * size_of_copy;
             for (int64_t group = 0; group < groups; ++group) {
                 const int64_t at = (group * kBytes + masks[group * kLanes]) * kStrip;
                 for (int c = 0; c < kVectors; ++c) {
@@ -421,7 +422,7 @@ void add_row(const Shape& s, const float* g, const float* v, const float* weight
             }
             for (int c = 0; c < kVectors; ++c) {
                 float* dv_j = dv + j * kStrip + c * kLanes;
-                const Vec d = *weights * g_[c] + *delta * u[c];
+                const Vec d = *weights * g[c] + *delta * u[c];
                 dv_i[c] += d * v_j[c];
                 store(dv_j, load(dv_j) + d * v_i[c]);
             }
@@ -452,6 +453,7 @@ void backward_rows(const Shape& s, const float* v, const Kept<const float, const
     }
     deltas(s, kept, scratch);
 
+    // For up to 32 units the compiler unrolls.
     const auto add = s.groups() == 1   ? add_row<1>
                      : s.groups() == 2 ? add_row<2>
                      : s.groups() == 4 ? add_row<4>
