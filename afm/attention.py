@@ -1,11 +1,16 @@
 """Attention-based pooling of pairwise interactions (Xiao et al., IJCAI 2017, eq. 4 to 6).
 
+One operation with two implementations: plain torch, which serves every device and type and is the
+reference, and a fused kernel for float32 on CPUs.
+
 Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attention units.
 """
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, relu
+
+from afm.kernels import cpu
 
 
 def pairs(fields: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -28,7 +33,8 @@ def pairs(fields: int, device: torch.device | None = None) -> tuple[Tensor, Tens
 def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> Tensor:
     """Σ_{i<j} a_ij (v_i∘v_j), where a is the softmax over pairs of hᵀ relu(W(v_i∘v_j) + b) + bias.
 
-    The bias per pair is ours; zeros give the paper's attention.
+    The bias per pair is ours; zeros give the paper's attention. Float32 on CPUs goes to the kernel,
+    where it can be compiled.
 
     Args:
         v: Field vectors (B, F, K).
@@ -41,6 +47,23 @@ def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor
         Pooled interactions (B, K).
 
     Source: Xiao et al., "Attentional Factorization Machines", IJCAI 2017, eq. 5 and 6.
+    """
+    pool = cpu.attention_pool if cpu.serves(v, W, b, h, pair_bias) else plain_attention_pool
+    return pool(v, W, b, h, pair_bias)
+
+
+def plain_attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> Tensor:
+    """:func:`attention_pool` as one reads it in the paper; its memory grows with B·P·(K + A).
+
+    Args:
+        v: Field vectors (B, F, K).
+        W: Attention weights (A, K).
+        b: Attention offsets (A,).
+        h: Attention projection (A,).
+        pair_bias: A number per pair (P,).
+
+    Returns:
+        Pooled interactions (B, K).
     """
     i, j = pairs(v.shape[1], v.device)
     products = v.index_select(1, i) * v.index_select(1, j)  # (B, P, K)

@@ -46,7 +46,7 @@ step=0
 run() { # title, command...: one line on the console, details in the log
     local title=$1 start=$SECONDS code=0
     shift
-    printf '[%d/6] %s… ' $((++step)) "$title"
+    printf '[%d/7] %s… ' $((++step)) "$title"
     set +e
     (set -e && "$@") >>"$log" 2>&1
     code=$?
@@ -95,6 +95,10 @@ install_project() {
     uv pip install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 }
 
+compile_kernel() { # where it cannot be, training says so and goes without
+    .venv/bin/python -c 'from afm.kernels.cpu import library; library()'
+}
+
 check_spark() {
     PATH=$PWD/.venv/bin:$PATH spark-submit --properties-file conf/spark.conf --conf spark.log.level=ERROR \
         tools/check_spark.py
@@ -103,7 +107,7 @@ check_spark() {
 if ! missing=$(tools/check_prerequisites.sh "$python"); then
     echo "$missing" && exit 1
 fi
-printf '[%d/6] Checking prerequisites… done\n' $((++step))
+printf '[%d/7] Checking prerequisites… done\n' $((++step))
 run "Making .venv" make_venv
 run "Installing Python packages (about 1 minute)" install_packages
 if [ -f "$(.venv/bin/python tools/build_horovod.py --where)" ]; then
@@ -112,6 +116,7 @@ else
     run "Building Horovod (about 4 minutes, once on this machine)" install_horovod
 fi
 run "Installing this project" install_project
+run "Compiling the attention kernel" compile_kernel
 run "Fetching Delta for Spark and trying both (about half a minute)" check_spark
 
 state >"$stamp.part"

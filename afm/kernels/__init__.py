@@ -1,0 +1,1 @@
+"""Implementations of :mod:`afm.attention` for particular machines."""

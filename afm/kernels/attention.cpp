@@ -1,0 +1,558 @@
+// attention_pool of afm/attention.py, forward and backward, without an array of B·P·K or B·P·A.
+//
+// Letters: B rows, F fields, P = F(F-1)/2 pairs of fields in lexicographic order, K embedding, A
+// attention units; for one row, p = (i, j) a pair and c the bias per pair. Xiao et al., IJCAI 2017,
+// eq. 4 to 6:
+//
+//     e_p = v_i∘v_j    z_p = W e_p + b    m_p = [z_p > 0]    l_p = hᵀ(m_p∘z_p) + c_p
+//     a = softmax(l)   y = Σ_p a_p e_p
+//
+// Backward. Let g be the gradient of y, and ∂x that of any x. The chain rule gives
+//
+//     ∂l_p = δ_p = a_p (gᵀe_p - gᵀy)                 through the softmax
+//     ∂c_p = δ_p                                     summed over rows
+//     ∂z_p = δ_p (h∘m_p)
+//     ∂e_p = a_p g + δ_p u(m_p)                      where u(m) = Wᵀ(h∘m)
+//     ∂v_i = Σ_j ∂e_ij∘v_j                           over all j ≠ i
+//
+// and with Q_a = Σ m_pa δ_p e_p and q_a = Σ m_pa δ_p, summed over rows and pairs,
+//
+//     ∂W_a = h_a Q_a    ∂b_a = h_a q_a    ∂h_a = Σ m_pa δ_p z_pa = W_aᵀQ_a + b_a q_a
+//
+// No product with W is needed here, for a mask m_p is only A bits. For each byte of it, 8 units,
+// u is looked up in a table of all 256 sums, and δ_p e_p is added to one of 256 buckets. Q_a is the
+// sum of the buckets whose byte has the bit of a.
+//
+// Forward keeps the masks, exp(l - max l) and 1 / Σ exp(l - max l) for backward: 4 + A/8 bytes per
+// row and pair. Products e_p are made anew wherever they are used, which costs less than storing.
+//
+// The forward's time goes into z. There a vector register holds the same number of kLanes rows, and
+// z of a few pairs × units stays in registers. The backward's time goes into tables and buckets.
+// There a register holds neighbouring columns k of one row.
+//
+// Rows are summed in chunks of kChunk, and the chunks' sums added in order, so that the number of
+// threads does not change the result. A NaN makes its row NaN; so no -ffast-math.
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+#include <cstring>
+#include <limits>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace {
+
+// ---- Vectors -------------------------------------------------------------------------------
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+// Pairs × units whose z are in registers: of 32 registers, or of 16.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kTilePairs = 3, kTileUnits = 8;
+#else
+constexpr int kTilePairs = 2, kTileUnits = 4;
+#endif
+
+constexpr int kByte = 8;                   // units per byte of a mask
+constexpr int kBytes = 256;                // values of a byte
+constexpr int kStrip = 16;                 // columns per sweep of the backward,
+constexpr int kVectors = kStrip / kLanes;  // and vectors that hold them
+constexpr int kCopies = 2;                 // of the buckets, see add_row
+constexpr int kChunk = 256;                // rows, a multiple of kLanes
+
+using Vec = float __attribute__((vector_size(4 * kLanes)));
+using Bits = uint32_t __attribute__((vector_size(4 * kLanes)));
+using Bytes = uint8_t __attribute__((vector_size(kLanes)));
+
+Vec splat(float x) { return Vec{} + x; }
+
+Vec load(const float* from) {
+    Vec x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+
+float sum_of_lanes(Vec x) {
+    float sum = 0;
+    for (int lane = 0; lane < kLanes; ++lane) sum += x[lane];
+    return sum;
+}
+
+// exp(x) for x ≤ 0, to a unit in the last place; 0 below -87, where float32 would soon underflow.
+// x = n ln 2 + r with |r| ≤ ln 2 / 2, and exp(r) by the polynomial of Cephes' expf.
+Vec exp_of_nonpositive(Vec x) {
+    const float magic = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer, in the low bits
+    const Vec clamped = x < -87.0f ? splat(-87.0f) : x;
+    const Vec shifted = clamped * 1.44269504088896341f + magic;
+    const Vec n = shifted - magic;
+    const Vec r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
+    Vec sum = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    sum = sum * r + 8.3334519073e-3f;
+    sum = sum * r + 4.1665795894e-2f;
+    sum = sum * r + 1.6666665459e-1f;
+    sum = sum * r + 5.0000001201e-1f;
+    sum = sum * (r * r) + r + 1.0f;
+    Bits bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127u) << 23;  // 2ⁿ
+    Vec power;
+    std::memcpy(&power, &bits, sizeof power);
+    return x < -87.0f ? Vec{} : sum * power;
+}
+
+// (a₀, b₀, a₁, b₁, …) of the lower halves of a and b, and of the upper ones.
+template <int... I>
+void interleave(Vec a, Vec b, Vec& low, Vec& high, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+    low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes)...);
+    high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes + kLanes / 2)...);
+#else
+    low = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes)...});
+    high = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes + kLanes / 2)...});
+#endif
+}
+
+// Transposes kLanes × kLanes numbers: interleaving both halves of the rows, log₂ kLanes times.
+void transpose(Vec* rows) {
+    for (int step = 1; step < kLanes; step *= 2) {
+        Vec next[kLanes];
+        for (int r = 0; r < kLanes / 2; ++r)
+            interleave(rows[r], rows[r + kLanes / 2], next[2 * r], next[2 * r + 1],
+                       std::make_integer_sequence<int, kLanes>{});
+        std::copy(next, next + kLanes, rows);
+    }
+}
+
+// Some rows, at most kLanes, of x (rows, columns), to a vector per column. Lanes that are left over
+// repeat the last row.
+void to_lanes(const float* x, int rows, int64_t columns, Vec* out) {
+    int64_t c = 0;
+    if (rows == kLanes)
+        for (; c + kLanes <= columns; c += kLanes) {
+            Vec square[kLanes];
+            for (int r = 0; r < kLanes; ++r) square[r] = load(x + r * columns + c);
+            transpose(square);
+            std::copy(square, square + kLanes, out + c);
+        }
+    for (; c < columns; ++c)
+        for (int r = 0; r < kLanes; ++r) out[c][r] = x[std::min(r, rows - 1) * columns + c];
+}
+
+// ---- What all rows share -------------------------------------------------------------------
+
+struct Shape {
+    int64_t B, F, K, A;
+    int64_t P() const { return F * (F - 1) / 2; }
+    int64_t groups() const { return (A + kByte - 1) / kByte; }    // of 8 units: bytes of a mask
+    int64_t strips() const { return (K + kStrip - 1) / kStrip; }  // of 16 columns
+};
+
+// The attention network, with units of h = 0 up to a multiple of 8, in the order in which forward
+// reads it.
+struct Network {
+    std::vector<float> W;  // (groups·8 / kTileUnits, K, kTileUnits)
+    std::vector<float> b, h;
+    std::vector<int64_t> first, second;  // fields of each pair
+
+    Network(const Shape& s, const float* W_, const float* b_, const float* h_)
+        : W(s.groups() * kByte * s.K), b(s.groups() * kByte), h(s.groups() * kByte) {
+        std::copy(b_, b_ + s.A, b.begin());
+        std::copy(h_, h_ + s.A, h.begin());
+        for (int64_t a = 0; a < s.A; ++a)
+            for (int64_t k = 0; k < s.K; ++k)
+                W[(a / kTileUnits * s.K + k) * kTileUnits + a % kTileUnits] = W_[a * s.K + k];
+        for (int64_t i = 0; i < s.F; ++i)
+            for (int64_t j = i + 1; j < s.F; ++j) {
+                first.push_back(i);
+                second.push_back(j);
+            }
+    }
+};
+
+// Bit of a unit in its byte.
+constexpr uint32_t bit_of(int64_t unit) { return 1u << (unit % kByte); }
+
+// Runs work(chunk, scratch) for every chunk; each thread has scratch of its own.
+template <class Scratch, class Work>
+void for_each_chunk(const Shape& s, int64_t threads, const Work& work) {
+    const int64_t chunks = (s.B + kChunk - 1) / kChunk;
+    std::atomic<int64_t> next{0};
+    const auto run = [&] {
+        Scratch scratch(s);
+        for (int64_t chunk; (chunk = next++) < chunks;) work(chunk, scratch);
+    };
+    std::vector<std::thread> others;
+    for (int64_t t = 1; t < std::min(threads, chunks); ++t) others.emplace_back(run);
+    run();
+    for (std::thread& other : others) other.join();
+}
+
+// What forward leaves for backward, for each kLanes rows.
+template <class Float, class Byte>
+struct Kept {
+    Float* weights;  // (P, kLanes) exp(l - max l)
+    Byte* masks;     // (P, groups, kLanes)
+    Float* inverse;  // (kLanes) 1 / Σ exp(l - max l)
+
+    Kept at(const Shape& s, int64_t row) const {
+        return {weights + row * s.P(), masks + row * s.P() * s.groups(), inverse + row};
+    }
+};
+
+// ---- Forward -------------------------------------------------------------------------------
+
+// Attention logits of N pairs, from p on, for kLanes rows.
+template <int N, bool keep>
+void logits_of(const Shape& s, const Network& net, const float* pair_bias, int64_t p, const Vec* v,
+               float* logits, uint8_t* masks) {
+    const Vec *left[N], *right[N];
+    Vec logit[N];
+    for (int t = 0; t < N; ++t) {
+        left[t] = v + net.first[p + t] * s.K;
+        right[t] = v + net.second[p + t] * s.K;
+        logit[t] = splat(pair_bias[p + t]);
+    }
+    for (int64_t group = 0; group < s.groups(); ++group) {
+        Bits mask[N] = {};
+        for (int in_byte = 0; in_byte < kByte; in_byte += kTileUnits) {
+            const int64_t unit = group * kByte + in_byte;
+            Vec z[N][kTileUnits];
+            for (int t = 0; t < N; ++t)
+                for (int a = 0; a < kTileUnits; ++a) z[t][a] = splat(net.b[unit + a]);
+            const float* W = &net.W[unit * s.K];
+            for (int64_t k = 0; k < s.K; ++k, W += kTileUnits)
+                for (int t = 0; t < N; ++t) {
+                    const Vec e = left[t][k] * right[t][k];
+                    for (int a = 0; a < kTileUnits; ++a) z[t][a] += W[a] * e;
+                }
+            for (int t = 0; t < N; ++t)
+                for (int a = 0; a < kTileUnits; ++a) {
+                    const auto off = z[t][a] <= 0.0f;  // not for NaN
+                    logit[t] += net.h[unit + a] * (off ? Vec{} : z[t][a]);
+                    if (keep) mask[t] = off ? mask[t] : mask[t] | bit_of(in_byte + a);
+                }
+        }
+        if (keep)
+            for (int t = 0; t < N; ++t) {
+                const Bytes bytes = __builtin_convertvector(mask[t], Bytes);
+                std::memcpy(masks + ((p + t) * s.groups() + group) * kLanes, &bytes, kLanes);
+            }
+    }
+    for (int t = 0; t < N; ++t) store(logits + (p + t) * kLanes, logit[t]);
+}
+
+// y += v_i∘Σ_j weight_ij v_j over j > i, for N columns.
+template <int N>
+void pool(const Shape& s, int64_t i, const Vec* v, const float* weights, Vec* y) {
+    Vec sum[N] = {};
+    for (int64_t j = i + 1; j < s.F; ++j, weights += kLanes)
+        for (int k = 0; k < N; ++k) sum[k] += load(weights) * v[j * s.K + k];
+    for (int k = 0; k < N; ++k) y[k] += v[i * s.K + k] * sum[k];
+}
+
+struct ForwardScratch {
+    std::vector<Vec> v, y;
+    std::vector<float> weights;  // where none are kept
+    explicit ForwardScratch(const Shape& s) : v(s.F * s.K), y(s.K), weights(s.P() * kLanes) {}
+};
+
+// At most kLanes rows.
+template <bool keep>
+void forward_rows(const Shape& s, const Network& net, const float* pair_bias, const float* v,
+                  int rows, ForwardScratch& scratch, const Kept<float, uint8_t>& kept,
+                  float* pooled) {
+    float* weights = keep ? kept.weights : scratch.weights.data();
+    to_lanes(v, rows, s.F * s.K, scratch.v.data());
+    int64_t p = 0;
+    for (; p + kTilePairs <= s.P(); p += kTilePairs)
+        logits_of<kTilePairs, keep>(s, net, pair_bias, p, scratch.v.data(), weights, kept.masks);
+    for (; p < s.P(); ++p)
+        logits_of<1, keep>(s, net, pair_bias, p, scratch.v.data(), weights, kept.masks);
+
+    Vec top = splat(-std::numeric_limits<float>::infinity());
+    for (p = 0; p < s.P(); ++p) {
+        const Vec logit = load(weights + p * kLanes);
+        top = logit > top ? logit : top;
+    }
+    Vec total{};
+    for (p = 0; p < s.P(); ++p) {
+        const Vec weight = exp_of_nonpositive(load(weights + p * kLanes) - top);
+        total += weight;
+        store(weights + p * kLanes, weight);
+    }
+    const Vec inverse = 1.0f / total;
+    if (keep) store(kept.inverse, inverse);
+
+    std::fill(scratch.y.begin(), scratch.y.end(), Vec{});
+    for (int64_t i = 0; i < s.F - 1; ++i) {
+        int64_t k = 0;
+        for (; k + 8 <= s.K; k += 8) pool<8>(s, i, &scratch.v[k], weights, &scratch.y[k]);
+        for (; k < s.K; ++k) pool<1>(s, i, &scratch.v[k], weights, &scratch.y[k]);
+        weights += (s.F - 1 - i) * kLanes;
+    }
+    for (int64_t k = 0; k < s.K; ++k) {
+        const Vec y = scratch.y[k] * inverse;
+        for (int r = 0; r < rows; ++r) pooled[r * s.K + k] = y[r];
+    }
+}
+
+// ---- Backward ------------------------------------------------------------------------------
+
+struct BackwardScratch {
+    std::vector<Vec> v, g, gv;         // a vector per column
+    std::vector<float> delta;          // (P, kLanes)
+    std::vector<Vec> bias, q;          // per pair, per unit: sums over the chunk
+    std::vector<float> row_v, row_dv;  // (F, kStrip) of one row
+    std::vector<float> buckets;        // (strips, kCopies, groups, 256, kStrip)
+
+    explicit BackwardScratch(const Shape& s)
+        : v(s.F * s.K), g(s.K), gv(s.K), delta(s.P() * kLanes), bias(s.P()),
+          q(s.groups() * kByte), row_v(s.F * kStrip), row_dv(s.F * kStrip),
+          buckets(s.strips() * kCopies * s.groups() * kBytes * kStrip) {}
+};
+
+// u of each byte (strips, groups, 256, kStrip), each from the one with its lowest bit off.
+std::vector<float> table_of_sums(const Shape& s, const float* W, const float* h) {
+    std::vector<float> table(s.strips() * s.groups() * kBytes * kStrip);
+    for (int64_t k = 0; k < s.K; ++k)
+        for (int64_t group = 0; group < s.groups(); ++group) {
+            float* u = &table[(k / kStrip * s.groups() + group) * kBytes * kStrip + k % kStrip];
+            for (int byte = 1; byte < kBytes; ++byte) {
+                const int64_t unit = group * kByte + __builtin_ctz(byte);
+                u[byte * kStrip] = u[(byte & (byte - 1)) * kStrip];
+                if (unit < s.A) u[byte * kStrip] += h[unit] * W[unit * s.K + k];
+            }
+        }
+    return table;
+}
+
+// gᵀe of N pairs (i, j), (i, j + 1), …; gv is g∘v_i.
+template <int N>
+void products_of(const Shape& s, const Vec* gv, const Vec* v_j, float* ge) {
+    Vec sum[N] = {};
+    for (int64_t k = 0; k < s.K; ++k)
+        for (int t = 0; t < N; ++t) sum[t] += gv[k] * v_j[t * s.K + k];
+    for (int t = 0; t < N; ++t) store(ge + t * kLanes, sum[t]);
+}
+
+// δ of kLanes rows, and what it adds to ∂c and q. Here g is divided by Σ exp(l - max l), so that
+// the weights need not be.
+void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept,
+            BackwardScratch& scratch) {
+    float* ge = scratch.delta.data();
+    for (int64_t i = 0; i < s.F - 1; ++i) {
+        for (int64_t k = 0; k < s.K; ++k) scratch.gv[k] = scratch.g[k] * scratch.v[i * s.K + k];
+        int64_t j = i + 1;
+        for (; j + 4 <= s.F; j += 4, ge += 4 * kLanes)
+            products_of<4>(s, scratch.gv.data(), &scratch.v[j * s.K], ge);
+        for (; j < s.F; ++j, ge += kLanes)
+            products_of<1>(s, scratch.gv.data(), &scratch.v[j * s.K], ge);
+    }
+    // Not from y: where one pair has all attention, gᵀe and gᵀy must be equal to the last bit.
+    Vec gy{};
+    for (int64_t p = 0; p < s.P(); ++p)
+        gy += load(kept.weights + p * kLanes) * load(&scratch.delta[p * kLanes]);
+    gy *= load(kept.inverse);
+    for (int64_t p = 0; p < s.P(); ++p) {
+        const Vec ge = load(&scratch.delta[p * kLanes]);
+        const Vec d = load(kept.weights + p * kLanes) * (ge - gy);
+        store(&scratch.delta[p * kLanes], d);
+        scratch.bias[p] += d;
+    }
+    for (int64_t group = 0; group < s.groups(); ++group) {
+        Vec q[kByte] = {};
+        for (int64_t p = 0; p < s.P(); ++p) {
+            const Vec d = load(&scratch.delta[p * kLanes]);
+            const uint8_t* bytes = kept.masks + (p * s.groups() + group) * kLanes;
+            uint32_t words[kLanes];
+            for (int lane = 0; lane < kLanes; ++lane) words[lane] = bytes[lane];
+            Bits mask;
+            std::memcpy(&mask, words, sizeof mask);
+            for (int a = 0; a < kByte; ++a) {
+                const Vec more = q[a] + d;
+                q[a] = (mask & bit_of(a)) != 0u ? more : q[a];
+            }
+        }
+        for (int a = 0; a < kByte; ++a) scratch.q[group * kByte + a] += q[a];
+    }
+}
+
+// ∂v of one row and its part of the buckets, for one strip of columns. What is read of the row lies
+// kLanes apart: weights and delta per pair, masks per pair and group. v and dv are (F, kStrip).
+template <int fixed_groups>
+void add_row(const Shape& s, const float* grad, const float* v, const float* weights,
+             const float* delta, const uint8_t* masks, const float* table, float* buckets,
+             float* dv) {
+    const int64_t groups = fixed_groups ? fixed_groups : s.groups();
+    const int64_t size_of_copy = groups * kBytes * kStrip;
+    Vec g[kVectors];
+    for (int c = 0; c < kVectors; ++c) g[c] = load(grad + c * kLanes);
+    for (int64_t i = 0; i < s.F - 1; ++i) {
+        Vec v_i[kVectors], dv_i[kVectors];
+        for (int c = 0; c < kVectors; ++c) {
+            v_i[c] = load(v + i * kStrip + c * kLanes);
+            dv_i[c] = load(dv + i * kStrip + c * kLanes);
+        }
+        for (int64_t j = i + 1; j < s.F; ++j) {
+            Vec v_j[kVectors], de[kVectors], u[kVectors] = {};
+            for (int c = 0; c < kVectors; ++c) {
+                v_j[c] = load(v + j * kStrip + c * kLanes);
+                de[c] = *delta * (v_i[c] * v_j[c]);
+            }
+            // Neighbours use different copies: masks are often the same for many pairs, and a
+            // processor would wait for the bucket it has just written.
+            float* copy_of_buckets = buckets + j % kCopies * size_of_copy;
+            for (int64_t group = 0; group < groups; ++group) {
+                const int64_t at = (group * kBytes + masks[group * kLanes]) * kStrip;
+                for (int c = 0; c < kVectors; ++c) {
+                    float* bucket = copy_of_buckets + at + c * kLanes;
+                    u[c] += load(table + at + c * kLanes);
+                    store(bucket, load(bucket) + de[c]);
+                }
+            }
+            for (int c = 0; c < kVectors; ++c) {
+                float* dv_j = dv + j * kStrip + c * kLanes;
+                const Vec d = *weights * g[c] + *delta * u[c];
+                dv_i[c] += d * v_j[c];
+                store(dv_j, load(dv_j) + d * v_i[c]);
+            }
+            weights += kLanes;
+            delta += kLanes;
+            masks += groups * kLanes;
+        }
+        for (int c = 0; c < kVectors; ++c) store(dv + i * kStrip + c * kLanes, dv_i[c]);
+    }
+}
+
+void copy_columns(const float* from, int64_t columns, float* to) {
+    if (columns == kStrip)
+        std::memcpy(to, from, sizeof(float[kStrip]));  // no call where the size is known
+    else
+        std::copy_n(from, columns, to);
+}
+
+// At most kLanes rows.
+void backward_rows(const Shape& s, const float* v, const Kept<const float, const uint8_t>& kept,
+                   const float* grad, const std::vector<float>& table, int rows,
+                   BackwardScratch& scratch, float* dv) {
+    to_lanes(v, rows, s.F * s.K, scratch.v.data());
+    to_lanes(grad, rows, s.K, scratch.g.data());
+    for (int64_t k = 0; k < s.K; ++k) {
+        for (int r = rows; r < kLanes; ++r) scratch.g[k][r] = 0;
+        scratch.g[k] *= load(kept.inverse);
+    }
+    deltas(s, kept, scratch);
+
+    // For up to 32 units the compiler unrolls.
+    const auto add = s.groups() == 1   ? add_row<1>
+                     : s.groups() == 2 ? add_row<2>
+                     : s.groups() == 4 ? add_row<4>
+                                       : add_row<0>;
+    const int64_t sums = s.groups() * kBytes * kStrip;
+    for (int r = 0; r < rows; ++r)
+        for (int64_t strip = 0; strip < s.strips(); ++strip) {
+            const int64_t from = strip * kStrip, columns = std::min<int64_t>(kStrip, s.K - from);
+            float g[kStrip] = {};
+            for (int64_t k = 0; k < columns; ++k) g[k] = scratch.g[from + k][r];
+            for (int64_t f = 0; f < s.F; ++f)
+                copy_columns(v + (r * s.F + f) * s.K + from, columns, &scratch.row_v[f * kStrip]);
+            std::fill(scratch.row_dv.begin(), scratch.row_dv.end(), 0.0f);
+            add(s, g, scratch.row_v.data(), kept.weights + r, &scratch.delta[r], kept.masks + r,
+                &table[strip * sums], &scratch.buckets[strip * kCopies * sums],
+                scratch.row_dv.data());
+            for (int64_t f = 0; f < s.F; ++f)
+                copy_columns(&scratch.row_dv[f * kStrip], columns, dv + (r * s.F + f) * s.K + from);
+        }
+}
+
+// A chunk's sums: Q (A, K), q (A) and ∂c (P), one after the other.
+void read_off(const Shape& s, const BackwardScratch& scratch, float* sums) {
+    for (int64_t a = 0; a < s.A; ++a)
+        for (int64_t strip = 0; strip < s.strips(); ++strip) {
+            float Q[kStrip] = {};
+            for (int64_t copy = 0; copy < kCopies; ++copy) {
+                const int64_t table = (strip * kCopies + copy) * s.groups() + a / kByte;
+                const float* buckets = &scratch.buckets[table * kBytes * kStrip];
+                for (uint32_t byte = bit_of(a); byte < kBytes; byte = (byte + 1) | bit_of(a))
+                    for (int k = 0; k < kStrip; ++k) Q[k] += buckets[byte * kStrip + k];
+            }
+            const int64_t columns = std::min<int64_t>(kStrip, s.K - strip * kStrip);
+            sums = std::copy_n(Q, columns, sums);
+        }
+    for (int64_t a = 0; a < s.A; ++a) *sums++ = sum_of_lanes(scratch.q[a]);
+    for (int64_t p = 0; p < s.P(); ++p) *sums++ = sum_of_lanes(scratch.bias[p]);
+}
+
+template <class Do>
+void for_rows_of(const Shape& s, int64_t chunk, const Do& work) {
+    const int64_t end = std::min(s.B, (chunk + 1) * kChunk);
+    for (int64_t row = chunk * kChunk; row < end; row += kLanes)
+        work(row, static_cast<int>(std::min<int64_t>(kLanes, end - row)));
+}
+
+}  // namespace
+
+// All arrays are contiguous. Those kept for backward have room for B rounded up to 16 rows; where
+// nothing is to be kept, they are null.
+extern "C" void attention_pool_forward(int64_t B, int64_t F, int64_t K, int64_t A, int64_t threads,
+                                       const float* v, const float* W, const float* b,
+                                       const float* h, const float* pair_bias, float* pooled,
+                                       float* weights, uint8_t* masks, float* inverse) {
+    const Shape s{B, F, K, A};
+    const Network net(s, W, b, h);
+    const Kept<float, uint8_t> kept{weights, masks, inverse};
+    for_each_chunk<ForwardScratch>(s, threads, [&](int64_t chunk, ForwardScratch& scratch) {
+        for_rows_of(s, chunk, [&](int64_t row, int rows) {
+            const auto forward = weights ? forward_rows<true> : forward_rows<false>;
+            forward(s, net, pair_bias, v + row * F * K, rows, scratch,
+                    weights ? kept.at(s, row) : kept, pooled + row * K);
+        });
+    });
+}
+
+extern "C" void attention_pool_backward(int64_t B, int64_t F, int64_t K, int64_t A, int64_t threads,
+                                        const float* v, const float* W, const float* b,
+                                        const float* h, const float* weights,
+                                        const uint8_t* masks, const float* inverse,
+                                        const float* grad, float* dv, float* dW, float* db,
+                                        float* dh, float* dpair_bias) {
+    const Shape s{B, F, K, A};
+    const std::vector<float> table = table_of_sums(s, W, h);
+    const Kept<const float, const uint8_t> kept{weights, masks, inverse};
+    const int64_t size = A * K + A + s.P();
+    std::vector<float> sums_of_chunks((B + kChunk - 1) / kChunk * size);
+    for_each_chunk<BackwardScratch>(s, threads, [&](int64_t chunk, BackwardScratch& scratch) {
+        std::fill(scratch.bias.begin(), scratch.bias.end(), Vec{});
+        std::fill(scratch.q.begin(), scratch.q.end(), Vec{});
+        std::fill(scratch.buckets.begin(), scratch.buckets.end(), 0.0f);
+        for_rows_of(s, chunk, [&](int64_t row, int rows) {
+            backward_rows(s, v + row * F * K, kept.at(s, row), grad + row * K,
+                          table, rows, scratch, dv + row * F * K);
+        });
+        read_off(s, scratch, &sums_of_chunks[chunk * size]);
+    });
+
+    std::vector<double> sums(size);
+    for (size_t n = 0; n < sums_of_chunks.size(); ++n) sums[n % size] += sums_of_chunks[n];
+    const double *Q = sums.data(), *q = Q + A * K, *c = q + A;
+    for (int64_t a = 0; a < A; ++a) {
+        double of_h = b[a] * q[a];
+        for (int64_t k = 0; k < K; ++k) {
+            dW[a * K + k] = h[a] * Q[a * K + k];
+            of_h += W[a * K + k] * Q[a * K + k];
+        }
+        db[a] = h[a] * q[a];
+        dh[a] = of_h;
+    }
+    std::copy(c, c + s.P(), dpair_bias);
+}

@@ -1,0 +1,76 @@
+"""C++ compiled for this machine, once.
+
+A library stays in the user's cache folder under a name made of everything that shapes it: source,
+flags, the compiler and the processor it compiles for. Another machine that shares the folder
+compiles its own.
+"""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
+# No -ffast-math: it breaks NaN, and sets flush-to-zero for the whole process.
+FLAGS = (NATIVE, "-std=c++17", "-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
+
+
+class CompileError(Exception):
+    """The source could not be compiled here; the message says why."""
+
+
+def compiled(source: bytes) -> Path:
+    """Compiles a library, unless it is in the cache.
+
+    Several processes may do so at once: a library appears there whole or not at all.
+
+    Args:
+        source: C++17.
+
+    Returns:
+        The library.
+
+    Raises:
+        CompileError: There is no compiler, it fails, or the cache folder cannot be written.
+    """
+    compiler = _compiler()
+    # Predefined macros tell the compiler's version and what the processor can do.
+    macros = _run([*compiler, *FLAGS, "-dM", "-E", "-x", "c++", "-"], b"")
+    digest = hashlib.sha256(repr((compiler, FLAGS, macros, source)).encode()).hexdigest()[:16]
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "afm-on-spark"
+        library = cache / f"kernel-{digest}.so"
+        if not library.exists():
+            cache.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=cache) as folder:
+                part = Path(folder) / library.name
+                _run([*compiler, *FLAGS, "-o", str(part), "-x", "c++", "-"], source)
+                part.replace(library)
+    except OSError as error:
+        raise CompileError(f"the cache folder cannot be used: {error}") from error
+    return library
+
+
+def _compiler() -> list[str]:
+    if asked := os.environ.get("CXX"):
+        return shlex.split(asked)
+    for name in ("c++", "g++", "clang++"):
+        if path := shutil.which(name):
+            return [path]
+    raise CompileError("there is no C++ compiler; install g++, or set CXX")
+
+
+def _run(command: Sequence[str], text: bytes) -> bytes:
+    try:
+        return subprocess.run(command, input=text, capture_output=True, check=True).stdout
+    except OSError as error:
+        raise CompileError(f"{command[0]} cannot be run: {error.strerror}") from error
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").splitlines()
+        first = next((line for line in lines if "error" in line), f"exit code {error.returncode}")
+        raise CompileError(f"{command[0]} failed: {first}") from error

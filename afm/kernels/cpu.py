@@ -1,0 +1,116 @@
+"""attention_pool for CPUs: ``attention.cpp``, which has the algebra, as an operation of torch.
+
+Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attention units.
+"""
+
+import logging
+import math
+from ctypes import CDLL, c_int64, c_void_p
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from afm.kernels.compiled import CompileError, compiled
+
+LANES = 16  # rows that are kept for backward come in multiples of it
+
+
+@cache
+def library() -> CDLL | None:
+    """Loads the kernel, and compiles it where that has not been done: a few seconds, once.
+
+    Returns:
+        The kernel; None where it cannot be compiled, which is logged once.
+    """
+    try:
+        return CDLL(str(compiled((files("afm.kernels") / "attention.cpp").read_bytes())))
+    except (CompileError, OSError) as error:
+        logging.getLogger(__name__).warning(
+            "training goes without the fused attention kernel, many times slower: %s", error
+        )
+        return None
+
+
+def serves(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> bool:
+    """Whether the kernel computes this.
+
+    Args:
+        v: Field vectors (B, F, K).
+        W: Attention weights (A, K).
+        b: Attention offsets (A,).
+        h: Attention projection (A,).
+        pair_bias: A number per pair (P,).
+
+    Returns:
+        True where all are float32 on the CPU and of these shapes, F > 1, and the kernel can be had.
+    """
+    inputs = (v, W, b, h, pair_bias)
+    if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in inputs):
+        return False
+    fields, units = v.shape[1], len(W)
+    shapes = (v.shape[::2], W.shape, b.shape, h.shape, pair_bias.shape)
+    fit = ((len(v), W.shape[1]), (units, v.shape[2]), (units,), (units,), (math.comb(fields, 2),))
+    return shapes == fit and fields > 1 and library() is not None
+
+
+def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> Tensor:
+    """As :func:`afm.attention.attention_pool`, for inputs that the kernel :func:`serves`.
+
+    It runs on as many threads as torch does; their number does not change the result.
+
+    Args:
+        v: Field vectors (B, F, K).
+        W: Attention weights (A, K).
+        b: Attention offsets (A,).
+        h: Attention projection (A,).
+        pair_bias: A number per pair (P,).
+
+    Returns:
+        Pooled interactions (B, K).
+    """
+    inputs = (v, W, b, h, pair_bias)
+    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
+        pooled: Tensor = _AttentionPool.apply(*inputs)  # type: ignore[no-untyped-call]
+        return pooled
+    return _forward([t.contiguous() for t in inputs], keep=False)[0]
+
+
+class _AttentionPool(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
+        contiguous = [t.contiguous() for t in inputs]
+        pooled, *kept = _forward(contiguous, keep=True)
+        ctx.save_for_backward(*contiguous, *kept)
+        return pooled
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
+        v, W, b, h, pair_bias, *kept = ctx.saved_tensors
+        gradients = [torch.empty_like(t) for t in (v, W, b, h, pair_bias)]
+        _call("attention_pool_backward", v, W, b, h, *kept, grad.contiguous(), *gradients)
+        return tuple(gradients)
+
+
+def _forward(inputs: list[Tensor], keep: bool) -> list[Tensor]:
+    """Pooled interactions, and what backward needs: empty where it is not to be kept."""
+    v, W, *_, pair_bias = inputs
+    rows = -(-len(v) // LANES) * LANES if keep else 0
+    pooled = v.new_empty(v.shape[0], v.shape[2])
+    weights = v.new_empty(rows * len(pair_bias))
+    masks = torch.empty(len(weights) * -(-len(W) // 8), dtype=torch.uint8)
+    inverse = v.new_empty(rows)
+    _call("attention_pool_forward", *inputs, pooled, weights, masks, inverse)
+    return [pooled, weights, masks, inverse]
+
+
+def _call(function: str, v: Tensor, W: Tensor, *others: Tensor) -> None:
+    kernel = library()
+    assert kernel is not None  # as serves() has seen
+    sizes = (*v.shape, len(W), torch.get_num_threads())  # B, F, K, A, threads
+    pointers = (c_void_p(t.data_ptr()) for t in (v, W, *others))
+    kernel[function](*map(c_int64, sizes), *pointers)
