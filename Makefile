@@ -1,10 +1,10 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test lint lock dist clean
+.PHONY: help setup demo test bench bench-features lint lock dist clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: ## make .venv: packages, Horovod, Delta for Spark (about 4 minutes once, then under a second)
 	@PYTHON="$(PYTHON)" tools/setup.sh
@@ -14,6 +14,11 @@ demo: setup ## from raw logs to recommendations, on a small public data set
 
 test: setup ## run the tests
 	pytest
+
+bench: bench-features ## measure everything side by side with its peers, into build/bench/
+
+bench-features: setup ## fit and transform against Spark ML (about 25 minutes; makes 20 million rows)
+	spark-submit --properties-file conf/spark.conf --driver-memory 2g benchmarks/bench_features.py
 
 lint: setup ## check style, types and who imports whom
 	ruff check && ruff format --check

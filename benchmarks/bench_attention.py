@@ -1,6 +1,6 @@
 """The fused attention kernel against plain torch: forward and backward, on one thread.
 
-    python benchmarks/bench_attention.py      # about half a minute; writes build/bench/attention.json
+    python benchmarks/bench_attention.py    # half a minute; writes build/bench/attention.json
 
 Runs of both alternate, and medians count. Results are compared before the clock starts; at F = 39
 the gradient of h differs by 1e-4, and that is plain torch's distance from float64. Peak is what

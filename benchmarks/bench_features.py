@@ -92,7 +92,9 @@ def clean_log(spark: SparkSession, rows: int) -> Path:
         config = load(f"{raw}/pipeline.yaml")
         log = clean_interactions(spark, config).accepted
         log = log.withColumn(SPLIT, part(FittedSplit(config=config.split)))
-        log.write.mode("overwrite").parquet(str(clean))
+        per_file = min(max(rows // 8, 100_000), 1_000_000)  # as features/interactions.py has it
+        writer = log.write.mode("overwrite").option("maxRecordsPerFile", per_file)
+        writer.parquet(str(clean))
         config_path = Path(raw) / "pipeline.yaml"
         shutil.copy(config_path, clean.with_suffix(".yaml"))
         shutil.rmtree(raw)
@@ -121,9 +123,8 @@ def by_us(spark: SparkSession, log: Path) -> Steps:
     spec, vocabulary = fit(spark, config, groups, FittedSplit(config=config.split))
     watch.lap("fit")
     encoder = Encoder.of(spec, vocabulary.held)
-    whole = vocabulary.frame(spark)
-    tables.write(whole, config.tables.root, "vocabulary", {})
-    write_features(frame, encoder, whole, config.tables.root, {})
+    tables.write_arrow(vocabulary.held, config.tables.root, "vocabulary", {})
+    write_features(frame, encoder, frame, config.tables.root, {})
     watch.lap("transform")
     return watch.steps
 

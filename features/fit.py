@@ -119,7 +119,7 @@ def merged_counts(spark: SparkSession, rows: RowGroups | DataFrame, wanted: Want
         Rows of :data:`features.counting.MERGED`, lazily.
     """
     cores = spark.sparkContext.defaultParallelism
-    parts = min(2 * cores, int(spark.conf.get("spark.sql.shuffle.partitions") or 200))
+    parts = min(cores, int(spark.conf.get("spark.sql.shuffle.partitions") or 200))
 
     def count_groups(hand: Sequence[RowGroup]) -> Iterator[pa.RecordBatch]:
         partial = Partial(wanted)
@@ -185,15 +185,19 @@ class _Learned(NamedTuple):
 
     @classmethod
     def of(cls, merged: DataFrame, limit: int) -> "_Learned":
+        # A share of a field with few values has few of them, so that one job fetches all of these.
+        fetched = F.when(F.col("rows") <= limit, F.col("counts")).alias("counts")
+        rows = merged.select("field", "rows", fetched, "moments").toArrow()
         sizes: dict[str, int] = {}
-        texts = []
-        for name, rows, moments in merged.select("field", "rows", "moments").collect():
-            if moments is None:
-                sizes[name] = sizes.get(name, 0) + rows
-            else:
-                texts.append(moments)
-        small = [name for name, size in sizes.items() if size <= limit]
-        return cls(merged, sizes, moments_of(texts), _held_counts(merged, small), limit)
+        shares: dict[str, list[pa.Table]] = {}
+        for name, size, stream in zip(rows["field"], rows["rows"], rows["counts"], strict=True):
+            if name.is_valid:
+                sizes[name.as_py()] = sizes.get(name.as_py(), 0) + size.as_py()
+                if stream.is_valid:
+                    shares.setdefault(name.as_py(), []).append(unpacked(stream.as_buffer()))
+        moments = moments_of(rows["moments"].drop_null().to_pylist())
+        held = {n: pa.concat_tables(t) for n, t in shares.items() if sizes[n] <= limit}
+        return cls(merged, sizes, moments, held, limit)
 
     def counted(self, name: str) -> Counted:
         """The distinct values of a field."""
@@ -204,14 +208,6 @@ class _Learned(NamedTuple):
 
 
 _NO_COUNTS = pa.table({VALUE: pa.array([], pa.string()), COUNT: pa.array([], pa.int64())})
-
-
-def _held_counts(merged: DataFrame, fields: Sequence[str]) -> dict[str, pa.Table]:
-    rows = merged.where(F.col("field").isin(list(fields))).select("field", "counts").toArrow()
-    shares: dict[str, list[pa.Table]] = {}
-    for name, stream in zip(rows["field"], rows["counts"], strict=True):
-        shares.setdefault(name.as_py(), []).append(unpacked(stream.as_buffer()))
-    return {name: pa.concat_tables(tables) for name, tables in shares.items()}
 
 
 def _field(field: FieldConfig, learned: _Learned) -> FittedField:

@@ -16,11 +16,15 @@ from features.negatives import observed, with_negatives
 from features.spec import SAMPLED, SPLIT, FittedSplit, Prepared
 from features.split import part
 
+_ROWS_PER_FILE = 100_000, 1_000_000
+_FILES_PER_CORE = 4
+
 
 def write_interactions(
     spark: SparkSession,
     config: Config,
     log: DataFrame,
+    rows: int,
     split: FittedSplit,
     sides: Mapping[str, DataFrame],
     metadata: Mapping[str, str],
@@ -31,6 +35,7 @@ def write_interactions(
         spark: The session.
         config: The pipeline.
         log: Readable interactions with the fields of users and items.
+        rows: How many.
         split: How to split them.
         sides: Readable users and items that have a table of their own.
         metadata: What the commits say of themselves.
@@ -39,10 +44,16 @@ def write_interactions(
         The version of ``interactions``.
     """
     root = config.tables.root
-    rows = with_history(log.withColumn(SPLIT, part(split)), config.history)
+    made = with_history(log.withColumn(SPLIT, part(split)), config.history)
+    if config.negatives is not None:
+        made = made.withColumn(SAMPLED, F.lit(False))
+    # What comes next reads row groups side by side: enough for all cores, yet worth opening.
+    least, most = _ROWS_PER_FILE
+    files = _FILES_PER_CORE * spark.sparkContext.defaultParallelism
+    size = min(max(rows // files, least), most)
+    version = tables.write(made, root, "interactions", metadata, rows_per_file=size)
     if config.negatives is None:
-        return tables.write(rows, root, "interactions", metadata)
-    version = tables.write(rows.withColumn(SAMPLED, F.lit(False)), root, "interactions", metadata)
+        return version
     written = observed(tables.read(spark, root, "interactions", version))
     items = readable_side(config, written, sides, "item")
     sampled = with_negatives(written, items, config.negatives).where(SAMPLED)

@@ -53,9 +53,11 @@ def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None
     accepted = accept(spark, config, report, both_labels=config.negatives is None)
     split = fit_split(config.split, accepted.log)
     log = join_sides(accepted.log, accepted.sides)
-    metadata = accepted.metadata
+    rows, metadata = accepted.rows, accepted.metadata
     versions = {
-        "interactions": write_interactions(spark, config, log, split, accepted.sides, metadata),
+        "interactions": write_interactions(
+            spark, config, log, rows["interactions.accepted"], split, accepted.sides, metadata
+        ),
         "quarantine": tables.write(accepted.quarantine, root, "quarantine", metadata),
         "quality": tables.write(accepted.quality, root, "quality", metadata),
     }
@@ -63,7 +65,7 @@ def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None
         split=split,
         versions=versions,
         batches={batch_name(config): fingerprint(log)},
-        rows=accepted.rows,
+        rows=rows,
         sides=accepted.sides,
         metadata=metadata,
     )
@@ -109,12 +111,16 @@ def learn_and_publish(
     rows = written.rows | _split_rows(interactions)
     report("split into " + ", ".join(f"{rows[s]:,} {s}" for s in SPLITS))
 
-    spec, vocabulary = fit(spark, config, RowGroups.of(interactions) or interactions, written.split)
+    groups = RowGroups.of(interactions)
+    spec, vocabulary = fit(spark, config, groups or interactions, written.split)
     metadata = written.metadata | {"spec": spec.hash}
-    version = tables.write(vocabulary.frame(spark), root, "vocabulary", metadata)
+    if groups is None or vocabulary.large:
+        version = tables.write(vocabulary.frame(spark), root, "vocabulary", metadata)
+    else:
+        version = tables.write_arrow(vocabulary.held, root, "vocabulary", metadata)
     whole = tables.read(spark, root, "vocabulary", version)
     encoder = Encoder.of(spec, vocabulary.held)
-    report(f"learned {whole.count():,} values of {len(spec.inputs)} fields from training rows")
+    report(f"learned {len(vocabulary):,} values of {len(spec.inputs)} fields from training rows")
 
     versions = versions | {"vocabulary": version}
     versions["features"] = write_features(interactions, encoder, whole, root, metadata)

@@ -58,7 +58,9 @@ def refit(spark: SparkSession, config: Config, report: Report = lambda _: None) 
         or sampling != {None}
     ):
         log = log.drop(SPLIT, *(h.name for h in histories))
-        written_anew = write_interactions(spark, config, log, split, sides, metadata)
+        written_anew = write_interactions(
+            spark, config, log, before.rows["interactions.accepted"], split, sides, metadata
+        )
         versions["interactions"] = written_anew
 
     written = Written(split, versions, before.batches, before.rows, sides, metadata)

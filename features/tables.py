@@ -6,8 +6,10 @@ together through ``prepared``, written last: it names the version of each, and r
 
 import json
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal, Self
 
 import pyarrow as pa
@@ -15,6 +17,7 @@ from delta.tables import DeltaTable
 from deltalake import DeltaTable as DeltaLog
 from deltalake import Schema
 from deltalake.transaction import AddAction, CommitProperties, create_table_with_add_actions
+from pyarrow import parquet
 from pyarrow.parquet import FileMetaData
 from pydantic import ValidationError
 from pyspark.errors import AnalysisException
@@ -40,6 +43,7 @@ def write(
     *,
     partition_by: Sequence[str] = (),
     append: bool = False,
+    rows_per_file: int | None = None,
 ) -> int:
     """Replaces a table by the rows of a frame, or adds them to it, in one commit.
 
@@ -50,6 +54,7 @@ def write(
         metadata: What the commit says of itself.
         partition_by: Partition columns.
         append: Keep what the table has.
+        rows_per_file: Most rows that a file gets.
 
     Returns:
         The version that was committed.
@@ -61,6 +66,8 @@ def write(
         .option("userMetadata", json.dumps(dict(metadata), sort_keys=True))
         .partitionBy(*partition_by)
     )
+    if rows_per_file is not None:
+        writer = writer.option("maxRecordsPerFile", rows_per_file)
     if append:
         writer = writer.mode("append")
     else:
@@ -116,6 +123,26 @@ class NewFile:
     def from_json(cls, text: str) -> Self:
         """What :meth:`to_json` wrote."""
         return cls(**json.loads(text))
+
+
+def write_arrow(table: pa.Table, root: str, name: str, metadata: Mapping[str, str]) -> int:
+    """Replaces a table by one that the driver holds, without Spark.
+
+    Args:
+        table: The rows.
+        root: Folder of the tables, a path.
+        name: The table.
+        metadata: What the commit says of itself.
+
+    Returns:
+        The version that was committed.
+    """
+    path = f"part-{uuid.uuid4()}.parquet"
+    target = Path(table_path(root, name)) / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    parquet.write_table(table, target, store_schema=False)
+    file = NewFile.of(path, {}, parquet.read_metadata(target), target.stat().st_size)
+    return commit_files(root, name, [file], table.schema, metadata, partition_by=[])
 
 
 def commit_files(

@@ -76,7 +76,7 @@ class _Rows:
 
     kept: Mapping[str, pa.Array]
     encoded: Mapping[str, NDArray[np.generic]]
-    split: NDArray[np.int32]
+    split: NDArray[np.int8]
     """Number of each row's split (B,)."""
     order: NDArray[np.int64]
     """The rows by split, then by ``row`` (B,)."""
@@ -93,9 +93,10 @@ class _Rows:
             for name, array in encoder.encode(columns, encoder.spec.inputs).items():
                 encoded.setdefault(name, []).append(array)
             names, codes = coded(columns(SPLIT))
-            splits.append(pc.index_in(names, pa.array(SPLITS)).to_numpy()[codes])
+            number = pc.index_in(names, pa.array(SPLITS)).to_numpy().astype(np.int8)
+            splits.append(number[codes])
         joined = {name: _joined(arrays) for name, arrays in kept.items()}
-        arrays = {name: np.concatenate(pieces) for name, pieces in encoded.items()}
+        arrays = {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in encoded.items()}
         split = np.concatenate(splits)
         return cls(joined, arrays, split, _order(split, joined[ROW], joined[LABEL], arrays))
 
@@ -118,14 +119,15 @@ def _joined(arrays: Sequence[pa.Array]) -> pa.Array:
 
 
 def _order(
-    split: NDArray[np.int32],
+    split: NDArray[np.int8],
     row: pa.Array,
     label: pa.Array,
     encoded: Mapping[str, NDArray[np.generic]],
 ) -> NDArray[np.int64]:
     """By split and row; what has the same row, by label and content, so that it is one order."""
     rows, labels = row.to_numpy(), label.to_numpy()
-    order: NDArray[np.int64] = np.lexsort((rows, split))
+    order: NDArray[np.int64] = np.argsort(rows)
+    order = order[np.argsort(split[order], kind="stable")]
     same = (np.diff(rows[order]) == 0) & (np.diff(split[order]) == 0)
     if same.any():
         tied = np.append(same, False) | np.append(False, same)

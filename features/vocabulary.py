@@ -50,6 +50,10 @@ class Vocabulary:
             sizes=tuple(size for p in parts for size in p.sizes),
         )
 
+    def __len__(self) -> int:
+        """Values of all fields."""
+        return sum(self.size(name) for name in pc.unique(self.held["field"]).to_pylist())
+
     def size(self, field: str) -> int:
         """Values of a field."""
         held = pc.sum(pc.equal(self.held["field"], field)).as_py() or 0
