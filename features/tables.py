@@ -109,7 +109,7 @@ class NewFile:
                 if known is None or "." in name:
                     continue
                 nulls[name] = nulls.get(name, 0) + known.null_count
-                if known.has_min_max:
+                if known.has_min_max and isinstance(known.min, int | float | str):
                     low[name] = min(low.get(name, known.min), known.min)
                     high[name] = max(high.get(name, known.max), known.max)
         bounds = {"minValues": low, "maxValues": high, "nullCount": nulls}
@@ -293,14 +293,19 @@ def read_prepared(spark: SparkSession, config: Config) -> Prepared:
     return prepared
 
 
-def read_prepared_with(
-    spark: SparkSession, config: Config, spec: FeatureSpec, report: Callable[[str], None]
+def prepared_with(
+    spark: SparkSession,
+    config: Config,
+    newest: Prepared,
+    spec: FeatureSpec,
+    report: Callable[[str], None],
 ) -> Prepared:
     """What the last ``prepare`` with a certain spec published, so that its models stay usable.
 
     Args:
         spark: The session.
         config: The pipeline.
+        newest: What was published last.
         spec: The spec.
         report: Called with a line if it is not the newest.
 
@@ -308,16 +313,15 @@ def read_prepared_with(
         That spec and its table versions; what was published last if no version has that spec.
 
     Raises:
-        DataError: Nothing was published yet, or it is of another configuration.
+        DataError: It is of another configuration.
     """
-    root = config.tables.root
-    prepared = published(spark, root)
-    if prepared.spec.hash != spec.hash:
+    root, prepared = config.tables.root, newest
+    if newest.spec.hash != spec.hash:
         log = DeltaTable.forPath(spark, table_path(root, "prepared"))
         for commit in log.history().select("version", "userMetadata").collect():
             if json.loads(commit["userMetadata"] or "{}").get("spec") == spec.hash:
                 report(
-                    f"the model's spec is {spec.hash}, not {prepared.spec.hash}: taking the last "
+                    f"the model's spec is {spec.hash}, not {newest.spec.hash}: taking the last "
                     "tables that have it. Train again to use the newest"
                 )
                 prepared = published(spark, root, commit["version"])

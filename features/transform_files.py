@@ -30,7 +30,7 @@ _FEW_ROWS = 262_144
 """So many rows are one task's: they come out in the same order, however they were stored."""
 _ROWS_PER_GROUP = 65_536
 _GROUPS_WANTED = 16
-"""Training hands out row groups: enough for 16 ranks, as long as one is worth opening."""
+"""Training hands out row groups: of each split enough for 16 ranks, if one is worth opening."""
 _SMALLEST_GROUP = 1_024
 _FEW_VALUES = 4_096
 
@@ -55,7 +55,7 @@ def encode_files(
     width = len(keep) + sum(i.width for i in inputs)
     cores = spark.sparkContext.defaultParallelism
     tasks = max(min(cores, -(-rows.rows // _FEW_ROWS)), -(-rows.rows * width // _CELLS_PER_TASK))
-    group = min(max(rows.rows // _GROUPS_WANTED, _SMALLEST_GROUP), _ROWS_PER_GROUP)
+    hands = rows.dealt(tasks)
     shared = spark.sparkContext.broadcast(encoder)
 
     def encode(hand: Sequence[RowGroup]) -> Iterator[pa.RecordBatch]:
@@ -63,10 +63,12 @@ def encode_files(
         for number, name in enumerate(SPLITS):
             places = rows_of_hand.places(number)
             if len(places):
+                group = len(places) * len(hands) // _GROUPS_WANTED
+                group = min(max(group, _SMALLEST_GROUP), _ROWS_PER_GROUP)
                 file = _write(rows_of_hand.table(places), name, folder, inputs, group)
                 yield pa.RecordBatch.from_arrays([pa.array([file.to_json()])], names=["file"])
 
-    done = run_tasks(spark, rows.dealt(tasks), encode, "file STRING").collect()
+    done = run_tasks(spark, hands, encode, "file STRING").collect()
     return [NewFile.from_json(row["file"]) for row in done]
 
 
@@ -114,8 +116,16 @@ class _Rows:
 
 
 def _joined(arrays: Sequence[pa.Array]) -> pa.Array:
-    plain = [a.dictionary_decode() if pa.types.is_dictionary(a.type) else a for a in arrays]
-    return pa.concat_arrays(plain)
+    return pa.concat_arrays([_plain(array) for array in arrays])
+
+
+def _plain(array: pa.Array) -> pa.Array:
+    """As Delta stores it: strings, and moments in microseconds of UTC."""
+    if pa.types.is_dictionary(array.type):
+        return array.dictionary_decode()
+    if pa.types.is_timestamp(array.type):  # Spark writes nanoseconds without a zone
+        return array.cast(pa.timestamp("us", "UTC"))
+    return array
 
 
 def _order(

@@ -58,6 +58,7 @@ def _message(error: Exception) -> str:
     text = str(error)
     # Spark wraps what happened in a task several times; the last cause is what happened.
     causes = re.findall(r"^\s*Caused by: (.+)$", text, re.MULTILINE)
+    causes += re.findall(r"^(\w+(?:\.\w+)*Error: .+)$", text, re.MULTILINE)  # of a Python worker
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = causes[-1] if causes else f"{type(error).__name__}: {' '.join(lines[:1])}"
     expression = re.search(r"^== SQL.*==\n(.+)$", text, re.MULTILINE)

@@ -33,8 +33,9 @@ def main(config: Config) -> None:
     """Measures the models of a pipeline on its test rows."""
     spark = open_session("evaluate")
     root = config.tables.root
+    newest = tables.published(spark, root)
     configured = load(config.models_root, config.model.name, config.train.run)
-    prepared = tables.read_prepared_with(spark, config, configured.manifest.spec, print)
+    prepared = tables.prepared_with(spark, config, newest, configured.manifest.spec, print)
     configured.require(prepared.spec)
     artifacts = {config.model.name: configured} | rivals(config, prepared.spec)
     features = tables.read(spark, root, "features", prepared.versions["features"])

@@ -28,8 +28,9 @@ def main(config: Config) -> None:
     started = time.monotonic()
     spark = open_session("score")
     root = config.tables.root
+    newest = tables.published(spark, root)
     model = load(config.models_root, config.model.name, config.train.run)
-    prepared = tables.read_prepared_with(spark, config, model.manifest.spec, print)
+    prepared = tables.prepared_with(spark, config, newest, model.manifest.spec, print)
     model.require(prepared.spec)
     items = load_items(spark, config, prepared, model)
     metadata = {

@@ -122,7 +122,7 @@ def test_refit_learns_from_all_rows(spark, days) -> None:
     pd.testing.assert_frame_equal(in_order(features), in_order(wanted))
     assert any(line.startswith("user_city: ") or line.startswith("age: ") for line in said)
     config = config_of(folder, "new", "tables")
-    old = tables.read_prepared_with(spark, config, second.spec, said.append)
+    old = tables.prepared_with(spark, config, refitted, second.spec, said.append)
     assert old == second
     assert "Train again" in said[-1]
     assert len(frame(folder / "tables", "features", old)) == 399

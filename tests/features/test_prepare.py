@@ -246,3 +246,18 @@ def test_prepare_that_fails_late_leaves_the_published_tables(
 def test_prepare_when_a_part_of_the_split_is_empty(spark, make_config) -> None:
     with pytest.raises(DataError, match="split: the (validation|test) part has"):
         prepare(spark, make_config(small_log(8)))
+
+
+def test_moments_are_carried_along_as_they_are(spark, make_config, tmp_path: Path) -> None:
+    log = small_log()
+    log["t"] = pd.to_datetime(log["t"], unit="s", utc=True).dt.as_unit("us")
+    prepared = prepare(spark, make_config(log, split={"by": "last"}))
+    root = tmp_path / "tables"
+    features, rows = (frame(root, n, prepared) for n in ("features", "interactions"))
+    times = [f.set_index("row")["event_time"].sort_index() for f in (features, rows)]
+    pd.testing.assert_series_equal(*times)
+    assert sorted(times[0]) == sorted(log["t"])
+    through_spark = tables.read(spark, str(root), "features").agg({"event_time": "max"}).head()
+    assert through_spark[0].timestamp() == log["t"].max().timestamp()
+    counts = rows[rows["split"] == "test"]["user_key"].value_counts()
+    assert set(counts) == {1} and len(counts) == log["u"].nunique()
