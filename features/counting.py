@@ -30,6 +30,10 @@ MERGED = "field STRING, rows BIGINT, counts BINARY, moments STRING"
 _COMPACT_AT = 4_000_000
 
 
+Chosen = NDArray[np.bool_] | None
+"""Which rows count (B,); all if None."""
+
+
 class Wanted(NamedTuple):
     """What is to be learned of the readable columns."""
 
@@ -63,14 +67,15 @@ class Moments:
     maximum: float = -math.inf
 
     @classmethod
-    def of(cls, column: pa.Array) -> "Moments":
-        """The moments of a column of doubles."""
-        numbers = column.drop_null().to_numpy(zero_copy_only=False)
+    def of(cls, column: pa.Array, chosen: Chosen = None) -> "Moments":
+        """The moments of a column of doubles (B,), or of those that are chosen."""
+        rows = len(column) if chosen is None else int(np.count_nonzero(chosen))
+        numbers = present_numbers(column, chosen)
         if not len(numbers):
-            return cls(missing=len(column))
+            return cls(missing=rows)
         return cls(
             present=len(numbers),
-            missing=len(column) - len(numbers),
+            missing=rows - len(numbers),
             mean=float(numbers.mean()),
             variance=float(numbers.var()),
             minimum=float(numbers.min()),
@@ -127,28 +132,28 @@ class Partial:
     counts: dict[str, list[pa.Table]] = field(default_factory=dict)
     moments: dict[str, Moments] = field(default_factory=dict)
 
-    def add(self, columns: Columns, training: NDArray[np.bool_] | None) -> None:
+    def add(self, columns: Columns, chosen: Chosen) -> None:
         """Counts some rows.
 
         Args:
             columns: The rows.
-            training: Which of them count (B,); all if None.
+            chosen: Which of them count.
         """
         wanted = self.wanted
         paired = {name for pair in wanted.pairs.values() for name in pair}
         kept: dict[str, pa.Array] = {}
         for name in sorted(wanted.columns):
             column = columns(name)
-            if training is not None:
-                column = column.filter(pa.array(training))
-            if name in wanted.texts or name in wanted.numbers:
-                self._add(name, count_values(column, wanted.texts.get(name)))
+            if name in wanted.texts:
+                self._add(name, count_texts(column, chosen, wanted.texts[name]))
+            if name in wanted.numbers:
+                self._add(name, count_numbers(column, chosen))
             if name in wanted.moments:
-                self.moments[name] = self.moments.get(name, Moments()) + Moments.of(column)
+                self.moments[name] = self.moments.get(name, Moments()) + Moments.of(column, chosen)
             if name in paired:
                 kept[name] = column
         for name, (a, b) in wanted.pairs.items():
-            self._add(name, count_pairs(kept[a], kept[b]))
+            self._add(name, count_pairs(kept[a], kept[b], chosen))
 
     def _add(self, name: str, counts: pa.Table) -> None:
         tables = self.counts.setdefault(name, [])
@@ -216,43 +221,70 @@ def moments_of(texts: Sequence[str]) -> dict[str, Moments]:
     return total
 
 
-def count_values(column: pa.Array, fill: str | None = None) -> pa.Table:
-    """How often each value of a column occurs; a list counts for each of its values.
+def count_texts(column: pa.Array, chosen: Chosen = None, fill: str | None = None) -> pa.Table:
+    """How often each string of a column occurs; a list counts for each of its values.
 
     Args:
-        column: Strings, dictionary-coded or not, lists of them, or doubles (B,).
+        column: Strings, dictionary-coded or not, or lists of them (B,).
+        chosen: Which rows count.
         fill: The string that a null counts for; if None, nulls do not count.
 
     Returns:
         ``value`` and ``count``.
     """
     if pa.types.is_list(column.type):
-        column = column.flatten()
-    if pa.types.is_floating(column.type):
-        counted = pc.value_counts(column.drop_null())
-        return pa.table({VALUE: counted.field(0), COUNT: counted.field(1)})
+        rows = column if chosen is None else column.filter(pa.array(chosen))
+        return count_texts(rows.flatten())
     values, codes = coded(column)
-    counts = np.bincount(codes, minlength=len(values) + 1)
-    table = pa.table({VALUE: values, COUNT: counts[:-1]})
-    if fill is not None and counts[-1]:
-        filled = pa.table({VALUE: pa.array([fill], values.type), COUNT: counts[-1:]})
+    if chosen is not None:
+        codes = np.where(chosen, codes, np.int32(len(values) + 1))
+    counts = np.bincount(codes, minlength=len(values) + 2)
+    table = pa.table({VALUE: values, COUNT: counts[: len(values)]})
+    if fill is not None and counts[len(values)]:
+        nulls = pa.array([counts[len(values)]])
+        filled = pa.table({VALUE: pa.array([fill], values.type), COUNT: nulls})
         table = grouped(pa.concat_tables([table, filled]))
     return table.filter(pc.field(COUNT) > 0)
 
 
-def count_pairs(a: pa.Array, b: pa.Array) -> pa.Table:
-    """How often each pair of values occurs, null being one of them.
+def count_numbers(column: pa.Array, chosen: Chosen = None) -> pa.Table:
+    """How often each number of a column occurs; nulls do not count.
+
+    Args:
+        column: Doubles (B,).
+        chosen: Which rows count.
+
+    Returns:
+        ``value`` and ``count``.
+    """
+    counted = pc.value_counts(pa.array(present_numbers(column, chosen)))
+    return pa.table({VALUE: counted.field(0), COUNT: counted.field(1)})
+
+
+def present_numbers(column: pa.Array, chosen: Chosen) -> NDArray[np.float64]:
+    """The numbers of a column of doubles (B,), without nulls, of the rows that are chosen."""
+    numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
+    if column.null_count:
+        valid = column.is_valid().to_numpy(zero_copy_only=False)
+        chosen = valid if chosen is None else valid & chosen
+    return numbers if chosen is None else numbers[chosen]
+
+
+def count_pairs(a: pa.Array, b: pa.Array, chosen: Chosen = None) -> pa.Table:
+    """How often each pair of strings occurs, null being one of them.
 
     Args:
         a: Strings, dictionary-coded or not (B,).
         b: Likewise.
+        chosen: Which rows count.
 
     Returns:
         ``value``, ``second`` and ``count``.
     """
     (values_a, codes_a), (values_b, codes_b) = coded(a), coded(b)
     width = len(values_b) + 1  # the last code is that of null
-    counted = pc.value_counts(pa.array(codes_a.astype(np.int64) * width + codes_b))
+    codes = codes_a.astype(np.int64) * width + codes_b
+    counted = pc.value_counts(pa.array(codes if chosen is None else codes[chosen]))
     place_a, place_b = np.divmod(counted.field(0).to_numpy(), width)
     return pa.table(
         {

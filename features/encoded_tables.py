@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from conf.schema import Config, is_url
 from features import tables
@@ -148,6 +149,6 @@ def readable_side(
 
 def _arrow_schema(frame: DataFrame, keep: list[str], inputs: tuple[Input, ...]) -> pa.Schema:
     types = {"index": pa.int32(), "value": pa.float32(), "multi": pa.list_(pa.int32())}
-    kept = frame.select(*keep).limit(0).toArrow().schema
+    kept = to_arrow_schema(frame.select(*keep).schema, timestamp_utc=True)
     encoded = [pa.field(i.name, types[i.encode]) for i in inputs]
     return pa.schema([*kept, *encoded, pa.field(SPLIT, pa.string())])

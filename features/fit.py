@@ -25,6 +25,7 @@ from features.counting import (
     PARTIAL,
     SECOND,
     VALUE,
+    Chosen,
     Moments,
     Partial,
     Wanted,
@@ -135,7 +136,7 @@ def merged_counts(spark: SparkSession, rows: RowGroups | DataFrame, wanted: Want
         yield from partial.batches(parts)
 
     if isinstance(rows, RowGroups):
-        tasks = max(2 * cores, -(-rows.rows // _ROWS_PER_TASK))
+        tasks = max(cores, -(-rows.rows // _ROWS_PER_TASK))
         partials = run_tasks(spark, rows.dealt(tasks), count_groups, PARTIAL)
     else:
         needed = [c for c in rows.columns if c in {*wanted.columns, SPLIT, SAMPLED}]
@@ -143,7 +144,7 @@ def merged_counts(spark: SparkSession, rows: RowGroups | DataFrame, wanted: Want
     return partials.repartition(parts, "part").mapInArrow(merge_counts, MERGED)
 
 
-def _training(columns: Columns, names: Sequence[str]) -> NDArray[np.bool_] | None:
+def _training(columns: Columns, names: Sequence[str]) -> Chosen:
     """Which rows count: those of the training part that were observed rather than sampled."""
     if SPLIT not in names:
         return None

@@ -12,7 +12,7 @@ from features.counting import (
     Partial,
     Wanted,
     count_pairs,
-    count_values,
+    count_texts,
     merge_counts,
     moments_of,
     unpacked,
@@ -94,9 +94,9 @@ def test_rows_that_do_not_train_do_not_count() -> None:
 
 def test_counts_of_sliced_columns() -> None:
     column = pa.array(["a", "b", None, "b"]).dictionary_encode().slice(1)
-    assert count_values(column).to_pydict() == {"value": ["b"], "count": [2]}
+    assert count_texts(column).to_pydict() == {"value": ["b"], "count": [2]}
     lists = pa.array([["a"], ["b"], None, ["b", "c"]]).slice(1)
-    assert dict(zip(*count_values(lists).to_pydict().values(), strict=True)) == {"b": 2, "c": 1}
+    assert dict(zip(*count_texts(lists).to_pydict().values(), strict=True)) == {"b": 2, "c": 1}
     pairs = count_pairs(column, column).to_pylist()
     assert {(p["value"], p["second"], p["count"]) for p in pairs} == {
         ("b", "b", 2),

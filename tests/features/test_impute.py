@@ -7,7 +7,7 @@ from sklearn.impute import SimpleImputer
 
 from conf.schema import Default, FieldConfig
 from features import impute
-from features.counting import Moments, count_values
+from features.counting import Moments, count_numbers, count_texts
 from features.errors import DataError
 from features.quantiles import Counted
 
@@ -15,7 +15,8 @@ VALUES = [3.0, 1.0, None, 8.0, 3.0, 1.0, None, -2.5]
 
 
 def counted(column: pa.Array) -> Counted:
-    return Counted(count_values(column), lambda: None)
+    count = count_texts if pa.types.is_string(column.type) else count_numbers
+    return Counted(count(column), lambda: None)
 
 
 def field(how: object) -> FieldConfig:

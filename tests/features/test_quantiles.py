@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.counting import count_values, packed
+from features.counting import count_numbers, packed
 from features.quantiles import Counted, boundaries, median
 
 numbers = st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=60)
 
 
 def held(values: np.ndarray) -> Counted:
-    return Counted(count_values(pa.array(values)), lambda: None)
+    return Counted(count_numbers(pa.array(values)), lambda: None)
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def spread(spark):
     """Counts as shares of a cluster, values dealt to them in no order."""
 
     def spread_(values: np.ndarray) -> Counted:
-        counts = count_values(pa.array(values))
+        counts = count_numbers(pa.array(values))
         shares = [(packed(counts.take(pa.array(range(s, len(counts), 3)))),) for s in range(3)]
         return Counted(None, lambda: spark.createDataFrame(shares, "counts BINARY"))
 

@@ -5,12 +5,12 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from features.counting import count_values
+from features.counting import count_texts
 from features.vocabulary import Vocabulary, ranked, ranked_by_spark, split_vocabulary
 
 
 def learn(values: list[str | None], min_count: int = 1) -> pa.Table:
-    return ranked("x", count_values(pa.array(values, pa.string())), min_count)
+    return ranked("x", count_texts(pa.array(values, pa.string())), min_count)
 
 
 def test_ranked_by_falling_frequency_then_by_value() -> None:
@@ -43,7 +43,7 @@ def test_ranked_against_a_sort(values: list[str], min_count: int) -> None:
 
 def test_spark_ranks_as_the_driver_does(spark) -> None:
     values = [f"v{n * n % 97}" for n in range(400)]
-    counts = count_values(pa.array(values))
+    counts = count_texts(pa.array(values))
     small = ranked("x", counts, 3)
     frame = spark.createDataFrame(counts).repartition(3)
     large = ranked_by_spark("x", frame, 3, held=10)
