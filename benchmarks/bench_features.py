@@ -92,7 +92,7 @@ def clean_log(spark: SparkSession, rows: int) -> Path:
         config = load(f"{raw}/pipeline.yaml")
         log = clean_interactions(spark, config).accepted
         log = log.withColumn(SPLIT, part(FittedSplit(config=config.split)))
-        per_file = min(max(rows // 8, 100_000), 1_000_000)  # as features/interactions.py has it
+        per_file = min(max(rows // 16, 100_000), 1_000_000)  # as features/interactions.py has it
         writer = log.write.mode("overwrite").option("maxRecordsPerFile", per_file)
         writer.parquet(str(clean))
         config_path = Path(raw) / "pipeline.yaml"

@@ -70,16 +70,24 @@ class Moments:
     def of(cls, column: pa.Array, chosen: Chosen = None) -> "Moments":
         """The moments of a column of doubles (B,), or of those that are chosen."""
         rows = len(column) if chosen is None else int(np.count_nonzero(chosen))
-        numbers = present_numbers(column, chosen)
-        if not len(numbers):
+        numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
+        present = _present(column, chosen)
+        if present is None:
+            present = np.ones(rows, np.bool_)
+        count = int(np.count_nonzero(present))
+        if not count:
             return cls(missing=rows)
+        # Filling gaps is several times faster than leaving them out.
+        mean = np.where(present, numbers, 0.0).sum() / count
+        deviation = np.where(present, numbers - mean, 0.0)
+        filled = np.where(present, numbers, numbers[present.argmax()])
         return cls(
-            present=len(numbers),
-            missing=rows - len(numbers),
-            mean=float(numbers.mean()),
-            variance=float(numbers.var()),
-            minimum=float(numbers.min()),
-            maximum=float(numbers.max()),
+            present=count,
+            missing=rows - count,
+            mean=float(mean),
+            variance=float(deviation @ deviation) / count,
+            minimum=float(filled.min()),
+            maximum=float(filled.max()),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -257,17 +265,23 @@ def count_numbers(column: pa.Array, chosen: Chosen = None) -> pa.Table:
     Returns:
         ``value`` and ``count``.
     """
-    counted = pc.value_counts(pa.array(present_numbers(column, chosen)))
+    counted = pc.value_counts(pa.array(_numbers(column, chosen)))
     return pa.table({VALUE: counted.field(0), COUNT: counted.field(1)})
 
 
-def present_numbers(column: pa.Array, chosen: Chosen) -> NDArray[np.float64]:
+def _numbers(column: pa.Array, chosen: Chosen) -> NDArray[np.float64]:
     """The numbers of a column of doubles (B,), without nulls, of the rows that are chosen."""
     numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
-    if column.null_count:
-        valid = column.is_valid().to_numpy(zero_copy_only=False)
-        chosen = valid if chosen is None else valid & chosen
-    return numbers if chosen is None else numbers[chosen]
+    present = _present(column, chosen)
+    return numbers if present is None else numbers[present]
+
+
+def _present(column: pa.Array, chosen: Chosen) -> Chosen:
+    """Which rows are chosen and have a value."""
+    if not column.null_count:
+        return chosen
+    valid: NDArray[np.bool_] = column.is_valid().to_numpy(zero_copy_only=False)
+    return valid if chosen is None else valid & chosen
 
 
 def count_pairs(a: pa.Array, b: pa.Array, chosen: Chosen = None) -> pa.Table:

@@ -17,7 +17,7 @@ from features.spec import SAMPLED, SPLIT, FittedSplit, Prepared
 from features.split import part
 
 _ROWS_PER_FILE = 100_000, 1_000_000
-_FILES_PER_CORE = 4
+_FILES_PER_CORE = 8
 
 
 def write_interactions(

@@ -8,12 +8,15 @@ once per distinct value.
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Self
+from heapq import heappop, heappush
+from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import parquet
 from pyspark.sql import DataFrame, SparkSession
+
+Hand = TypeVar("Hand")
 
 Columns = Callable[[str], pa.Array]
 """Some rows, column by column: a name gives its values, strings perhaps dictionary-coded."""
@@ -83,22 +86,35 @@ class RowGroups:
         return sum(group.rows for group in self.groups)
 
     def dealt(self, tasks: int) -> list[tuple[RowGroup, ...]]:
-        """Deals row groups to tasks like cards, so that each task sees the whole range of rows."""
-        return [self.groups[task::tasks] for task in range(min(tasks, len(self.groups)))]
+        """Deals row groups to tasks, so that each sees the whole range of rows, and equally many.
+
+        Args:
+            tasks: Into how many hands, if there are as many row groups.
+
+        Returns:
+            The hands, none of them empty.
+        """
+        hands: list[list[RowGroup]] = [[] for _ in range(min(tasks, len(self.groups)))]
+        held = [(0, number) for number in range(len(hands))]  # a heap, the emptiest hand on top
+        for group in sorted(self.groups, key=lambda g: -g.rows):
+            rows, number = heappop(held)
+            hands[number].append(group)
+            heappush(held, (rows + group.rows, number))
+        return [tuple(hand) for hand in hands]
 
 
 def run_tasks(
     spark: SparkSession,
-    hands: Sequence[Sequence[RowGroup]],
-    work: Callable[[Sequence[RowGroup]], Iterator[pa.RecordBatch]],
+    hands: Sequence[Hand],
+    work: Callable[[Hand], Iterator[pa.RecordBatch]],
     schema: str,
 ) -> DataFrame:
-    """One Spark task for each hand of row groups.
+    """One Spark task for each hand.
 
     Args:
         spark: The session.
-        hands: Row groups for each task.
-        work: What a task does with its row groups.
+        hands: What each task has to do, row groups mostly.
+        work: What a task does with its hand.
         schema: Of what it yields, as DDL.
 
     Returns:
