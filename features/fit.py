@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
@@ -29,6 +28,7 @@ from features.counting import (
     Moments,
     Partial,
     Wanted,
+    coded,
     merge_counts,
     moments_of,
     unpacked,
@@ -148,11 +148,11 @@ def _training(columns: Columns, names: Sequence[str]) -> Chosen:
     """Which rows count: those of the training part that were observed rather than sampled."""
     if SPLIT not in names:
         return None
-    chosen = pc.equal(columns(SPLIT), SPLITS[0])
+    parts, codes = coded(columns(SPLIT))
+    chosen: NDArray[np.bool_] = np.append(np.asarray(parts) == SPLITS[0], False)[codes]
     if SAMPLED in names:
-        chosen = pc.and_not(chosen, columns(SAMPLED))
-    result: NDArray[np.bool_] = chosen.to_numpy(zero_copy_only=False)
-    return None if result.all() else result
+        chosen &= ~columns(SAMPLED).to_numpy(zero_copy_only=False)
+    return None if chosen.all() else chosen
 
 
 def _wanted(config: Config) -> Wanted:
@@ -267,7 +267,7 @@ def _cross_vocabulary(cross: Cross, learned: _Learned, encoder: Encoder) -> Voca
     known = {n: v for n, v in encoder.vocabularies.items() if n in cross.fields}
     parents = Encoder(encoder.spec, known, {})  # with no more than a task needs
 
-    def coded(counts: pa.Table) -> pa.Table:
+    def by_code(counts: pa.Table) -> pa.Table:
         counts = counts.combine_chunks()
         columns = zip(cross.fields, (VALUE, SECOND), strict=True)
         a, b = (parents.indices(name, counts[c].chunk(0)) for name, c in columns)
@@ -275,9 +275,9 @@ def _cross_vocabulary(cross: Cross, learned: _Learned, encoder: Encoder) -> Voca
 
     pairs = learned.counted(cross.name)
     if pairs.counts is not None:
-        counts = coded(pairs.counts) if len(pairs.counts) else _NO_COUNTS
+        counts = by_code(pairs.counts) if len(pairs.counts) else _NO_COUNTS
         return Vocabulary(ranked(cross.name, counts, cross.min_count))
-    codes = _rows(pairs.shares(), coded).groupBy(VALUE).agg(F.sum(COUNT).alias(COUNT))
+    codes = _rows(pairs.shares(), by_code).groupBy(VALUE).agg(F.sum(COUNT).alias(COUNT))
     return ranked_by_spark(cross.name, codes, cross.min_count, held=sys.maxsize)
 
 

@@ -40,7 +40,8 @@ class RowGroup:
 
         def column(name: str) -> pa.Array:
             table = file.read_row_group(self.index, columns=[name], use_threads=False)
-            return table.column(name).unify_dictionaries().combine_chunks()
+            read = table.column(name)
+            return read.chunk(0) if read.num_chunks == 1 else _combined(read)
 
         return column
 
@@ -128,6 +129,10 @@ def run_tasks(
                 yield from work(shared.value[number])
 
     return spark.range(0, len(hands), 1, len(hands)).mapInArrow(task, schema)
+
+
+def _combined(column: pa.ChunkedArray) -> pa.Array:
+    return column.unify_dictionaries().combine_chunks()
 
 
 def _string_leaves(field: pa.Field) -> list[str]:
