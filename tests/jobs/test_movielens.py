@@ -133,7 +133,7 @@ def test_queries_of_the_readme_work(request, outputs, root: Path) -> None:
     rows = request.getfixturevalue("spark").sql(query).collect()
     assert [r["rank"] for r in rows] == list(range(1, TOP_K + 1))
     assert len(printed) == 1 + TOP_K
-    assert rows[0]["title"] in printed[1]
+    assert rows[0]["title"][:40] in printed[1]  # pandas cuts long ones
 
 
 def test_explanations_name_pairs_of_fields(outputs, root: Path) -> None:
