@@ -56,8 +56,7 @@ def write_interactions(
         return version
     written = observed(tables.read(spark, root, "interactions", version))
     items = readable_side(config, written, sides, "item")
-    sampled = with_negatives(written, items, config.negatives).where(SAMPLED)
-    return tables.write(sampled, root, "interactions", metadata, append=True)
+    return _add_sampled(with_negatives(written, items, config.negatives), root, metadata)
 
 
 def add_interactions(
@@ -92,5 +91,9 @@ def add_interactions(
     written = observed(tables.new_rows(spark, root, "interactions", published, version))
     everything = observed(tables.read(spark, root, "interactions", version))
     items = readable_side(config, everything, sides, "item")
-    sampled = with_negatives(written, items, config.negatives, earlier).where(SAMPLED)
-    return tables.write(sampled, root, "interactions", metadata, append=True)
+    return _add_sampled(with_negatives(written, items, config.negatives, earlier), root, metadata)
+
+
+def _add_sampled(rows: DataFrame, root: str, metadata: Mapping[str, str]) -> int:
+    """Adds the sampled ones of some rows; the others are written already."""
+    return tables.write(rows.where(SAMPLED), root, "interactions", metadata, append=True)
