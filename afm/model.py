@@ -27,40 +27,37 @@ from afm.slots import Layout
 from conf.schema import ModelConfig
 
 
-def linear_term(rows: Tensor, x: Tensor, bias: Tensor, w: Tensor) -> Tensor:
-    """w0 + Σ_s x_s w[row_s], the linear regression in both models (eq. 1 and 3).
+def linear_term(weights: Tensor, x: Tensor, bias: Tensor) -> Tensor:
+    """w0 + Σ_s x_s w_s, the linear regression in both models (eq. 1 and 3).
 
     Args:
-        rows: Embedding rows (B, S), integers.
-        x: Their numbers (B, S).
+        weights: The slots' weights (B, S).
+        x: The slots' numbers (B, S).
         bias: w0, a scalar.
-        w: A weight per embedding row (R,).
 
     Returns:
         The linear term (B,).
     """
-    weights = embedding(rows, w.unsqueeze(1)).squeeze(2)  # (B, S)
     return bias + (weights * x).sum(dim=1)  # (B,)
 
 
-def field_vectors(rows: Tensor, x: Tensor, V: Tensor, field_of_slot: Tensor, fields: int) -> Tensor:
-    """v_f = Σ_s x_s V[row_s] over the slots s of field f (eq. 3's v_i x_i).
+def field_vectors(vectors: Tensor, x: Tensor, field_of_slot: Tensor, fields: int) -> Tensor:
+    """v_f = Σ_s x_s v_s over the slots s of field f (eq. 3's v_i x_i).
 
     Args:
-        rows: Embedding rows (B, S), integers.
-        x: Their numbers (B, S).
-        V: The embedding table (R, K).
+        vectors: The slots' embeddings (B, S, K).
+        x: The slots' numbers (B, S).
         field_of_slot: Field of each slot (S,).
         fields: F.
 
     Returns:
         Field vectors (B, F, K).
     """
-    slots = embedding(rows, V) * x.unsqueeze(2)  # (B, S, K)
+    slots = vectors * x.unsqueeze(2)  # (B, S, K)
     if slots.shape[1] == fields:
         return slots
-    vectors = slots.new_zeros(slots.shape[0], fields, slots.shape[2])  # (B, F, K)
-    return vectors.index_add(1, field_of_slot, slots)
+    summed = slots.new_zeros(slots.shape[0], fields, slots.shape[2])  # (B, F, K)
+    return summed.index_add(1, field_of_slot, slots)
 
 
 def interaction_sum(v: Tensor) -> Tensor:
@@ -119,9 +116,34 @@ class FM(nn.Module):
         Returns:
             Logits (B,).
         """
-        v = field_vectors(rows, x, self.embedding, self.field_of_slot, self.fields)  # (B, F, K)
+        return self.logits(*self.look_up(rows), x)
+
+    def look_up(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """What the model knows of each slot: all that :meth:`logits` needs of the two tables.
+
+        Args:
+            rows: Embedding rows (B, S), integers.
+
+        Returns:
+            Embeddings (B, S, K) and linear weights (B, S).
+        """
+        weights = self.linear.index_select(0, rows.flatten()).view_as(rows)  # (B, S)
+        return embedding(rows, self.embedding), weights
+
+    def logits(self, vectors: Tensor, weights: Tensor, x: Tensor) -> Tensor:
+        """The logit of each row, from what was looked up.
+
+        Args:
+            vectors: The slots' embeddings (B, S, K).
+            weights: The slots' linear weights (B, S).
+            x: The slots' numbers (B, S).
+
+        Returns:
+            Logits (B,).
+        """
+        v = field_vectors(vectors, x, self.field_of_slot, self.fields)  # (B, F, K)
         interaction = self.interaction(self.embedding_dropout(v))  # (B,)
-        return linear_term(rows, x, self.bias, self.linear) + interaction  # (B,)
+        return linear_term(weights, x, self.bias) + interaction  # (B,)
 
     def interaction(self, v: Tensor) -> Tensor:
         """What the pairs of fields add to the logits.

@@ -94,19 +94,19 @@ class Ranks:
         total: Tensor = _together(lambda: hvd.allreduce(values, op=hvd.Sum))
         return total
 
-    def gather(self, values: Tensor) -> Tensor:
+    def gather(self, *tables: Tensor) -> list[Tensor]:
         """Puts the ranks' values one after the other.
 
         Args:
-            values: Numbers (n, …), where n may differ from rank to rank.
+            tables: Numbers (n, …), where n may differ from rank to rank.
 
         Returns:
-            All of them (Σ n, …), in the order of the ranks.
+            Each of them from all ranks (Σ n, …), in the order of the ranks.
 
         Raises:
             RankLost: Another rank has failed.
         """
-        everyones: Tensor = _together(lambda: hvd.allgather(values))
+        everyones: list[Tensor] = _together(lambda: hvd.grouped_allgather(tables))
         return everyones
 
     def share(self, text: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits, embedding
+from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.optim import Adam, Optimizer
 
 from afm import checkpoint
@@ -33,6 +33,7 @@ from afm.artifact import (
 )
 from afm.checkpoint import Checkpoint
 from afm.errors import ArtifactError, TrainError
+from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks
 from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import AFM, FM, build_model
 from afm.progress import Progress
@@ -62,7 +63,10 @@ class Trainee:
     """What changes while training."""
 
     model: FM
-    optimizer: Optimizer
+    dense: Optimizer
+    """Of all weights but the two tables."""
+    lazy: LazyAdam
+    """Of the embedding table and the linear weights."""
     curves: list[Epoch]
     best: dict[str, Tensor]
     """Weights of the best epoch so far; only the leader keeps them."""
@@ -199,15 +203,17 @@ def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
     return done >= settings.epochs or done - best_epoch(curves) >= settings.patience
 
 
-def penalty(model: FM, rows: Tensor, x: Tensor, l2: L2, *, global_rows: int, size: int) -> Tensor:
+def penalty(
+    model: FM, vectors: Tensor, x: Tensor, l2: L2, *, global_rows: int, size: int
+) -> Tensor:
     """One rank's share of the L2 penalties; the shares of all ranks add up to
 
     λ_embedding · (mean over the step's rows of Σ_s ‖V[row_s]‖²) + λ_attention · ‖W‖².
 
     Args:
         model: The model.
-        rows: Embedding rows (B, S).
-        x: Their numbers (B, S); slots of 0 do not count.
+        vectors: The slots' embeddings (B, S, K).
+        x: The slots' numbers (B, S); slots of 0 do not count.
         l2: The two λ.
         global_rows: Rows of the step over all ranks.
         size: How many ranks there are.
@@ -219,7 +225,7 @@ def penalty(model: FM, rows: Tensor, x: Tensor, l2: L2, *, global_rows: int, siz
     if l2.embedding:
         # Only what the batch looks up: Adam steps by its rate however small a gradient is, so
         # weight decay over the whole table would wipe out the embeddings of rare values.
-        squares = embedding(rows, model.embedding).square().sum(dim=2)  # (B, S)
+        squares = vectors.square().sum(dim=2)  # (B, S)
         total = total + l2.embedding * (squares * (x != 0)).sum() / global_rows
     if l2.attention and isinstance(model, AFM):
         total = total + l2.attention * model.attention.W.square().sum() / size
@@ -248,9 +254,9 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device) -> Metric
     state = state_of(np.concatenate(logits), np.concatenate(labels))
     # float64 holds a float32 exactly, so one table carries scores and counts.
     mine = np.stack([state.logits.astype(np.float64), state.positives, state.negatives], axis=1)
-    everyones = ranks.gather(torch.from_numpy(mine)).numpy()  # (Σ D, 3)
+    (everyones,) = ranks.gather(torch.from_numpy(mine))  # (Σ D, 3)
     with ranks.leader_first():
-        return compute(state_from_counts(*everyones.T))
+        return compute(state_from_counts(*everyones.numpy().T))
 
 
 def _train_epoch(
@@ -262,7 +268,7 @@ def _train_epoch(
     number: int,
 ) -> float:
     """Trains on every row once and returns their mean log loss, penalties aside."""
-    settings, model, optimizer = plan.config.train, trainee.model, trainee.optimizer
+    settings, model = plan.config.train, trainee.model
     # Dropout draws from torch's global generator; other ranks drop other numbers.
     torch.manual_seed(_seed(settings.seed, number, ranks.rank))
     model.train()
@@ -271,14 +277,19 @@ def _train_epoch(
     progress.start_epoch()
     for batch in plan.train.batches(Shuffle(settings.seed, number, settings.shuffle_rows)):
         rows, x, labels = _tensors(batch, device)
-        optimizer.zero_grad()
-        losses = binary_cross_entropy_with_logits(model(rows, x), labels, reduction="sum")
+        trainee.dense.zero_grad()
+        # Gradients end at what was looked up: those of whole tables would be as large as they are.
+        vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
+        logits = model.logits(vectors, weights, x)
+        losses = binary_cross_entropy_with_logits(logits, labels, reduction="sum")
         # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
         loss = losses / batch.global_rows + penalty(
-            model, rows, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
+            model, vectors, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        ranks.step(optimizer)
+        ranks.step(trainee.dense)
+        found = looked_up(rows, x, vectors.grad, weights.grad)
+        trainee.lazy.step(*of_all_ranks(ranks, *found))
         total += losses.detach()
         rows_done += batch.global_rows
         mine_done += len(batch)
@@ -299,23 +310,28 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
     """The run's state: as its checkpoint has it, or new; the same on every rank."""
     settings = plan.config.train
     model = build_model(plan.train.layout, plan.config.model, settings.seed).to(device)
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = ranks.optimizer(Adam(trained, lr=settings.learning_rate), model)
-    for p in trained:  # as Adam does at its first step; here, so that it can be filled
-        optimizer.state[p] = {
+    lazy = LazyAdam(model.embedding, model.linear, settings.learning_rate)
+    others = [
+        p
+        for name, p in model.named_parameters()
+        if p.requires_grad and name not in ("embedding", "linear")
+    ]
+    dense = ranks.optimizer(Adam(others, lr=settings.learning_rate), model)
+    for p in others:  # as Adam does at its first step; here, so that it can be filled
+        dense.state[p] = {
             "step": torch.zeros(()),
             "exp_avg": torch.zeros_like(p),
             "exp_avg_sq": torch.zeros_like(p),
         }
-    trainee = Trainee(model, optimizer, curves=[], best={})
+    trainee = Trainee(model, dense, lazy, curves=[], best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
         _check_identity(plan, saved.identity)
         model.load_state_dict(dict(saved.weights))
-        for name, tensor in _moments(model, optimizer).items():
+        for name, tensor in _moments(trainee).items():
             tensor.copy_(saved.optimizer[name])
         trainee.curves, trainee.best = list(saved.curves), dict(saved.best)
     ranks.copy(model.state_dict())
-    ranks.copy(_moments(model, optimizer))
+    ranks.copy(_moments(trainee))
     trainee.curves = list(curves_from_json(ranks.share(curves_to_json(trainee.curves).decode())))
     return trainee
 
@@ -330,7 +346,7 @@ def _keep(plan: Plan, trainee: Trainee) -> None:
             identity=plan.identity,
             curves=trainee.curves,
             weights=trainee.model.state_dict(),
-            optimizer=_moments(trainee.model, trainee.optimizer),
+            optimizer=_moments(trainee),
             best=trainee.best,
         ),
     )
@@ -360,14 +376,14 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
     return manifest
 
 
-def _moments(model: FM, optimizer: Optimizer) -> dict[str, Tensor]:
+def _moments(trainee: Trainee) -> dict[str, Tensor]:
     """Adam's steps and moments, by the name of their parameter."""
-    return {
+    dense = {
         f"{name}/{key}": tensor
-        for name, p in model.named_parameters()
-        if p.requires_grad
-        for key, tensor in optimizer.state[p].items()
+        for name, p in trainee.model.named_parameters()
+        for key, tensor in trainee.dense.state.get(p, {}).items()
     }
+    return dense | {f"lazy/{key}": tensor for key, tensor in trainee.lazy.state.items()}
 
 
 def _check_identity(plan: Plan, identity: str) -> None:

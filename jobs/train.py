@@ -14,6 +14,8 @@ import sys
 # Torch reads it when imported. Threads that spin while they wait starve those they wait for where
 # cores are shared: an epoch of small batches then took eight times as long.
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
+# Likewise. Steps look up rows all over a large table: in small pages, they mostly look up pages.
+os.environ["THP_MEM_ALLOC_ENABLE"] = os.environ.get("THP_MEM_ALLOC_ENABLE", "1")
 
 import torch
 

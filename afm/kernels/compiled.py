@@ -6,6 +6,7 @@ compiles its own.
 """
 
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -13,15 +14,38 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from ctypes import CDLL
+from importlib.resources import files
 from pathlib import Path
 
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
-# No -ffast-math: it breaks NaN, and sets flush-to-zero for the whole process.
-FLAGS = (NATIVE, "-std=c++17", "-O3", "-ffp-contract=fast", "-fPIC", "-shared", "-pthread")
+# No -ffast-math: it breaks NaN, and sets flush-to-zero for the whole process. But no errno, which
+# square roots would have to set one by one.
+FLAGS = (
+    *(NATIVE, "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno"),
+    *("-fPIC", "-shared", "-pthread"),
+)
 
 
 class CompileError(Exception):
     """The source could not be compiled here; the message says why."""
+
+
+def load(name: str, loss: str) -> CDLL | None:
+    """Loads a kernel of this folder, and compiles it where that has not been done: some seconds.
+
+    Args:
+        name: Its source.
+        loss: What is to be logged where it cannot be compiled.
+
+    Returns:
+        The kernel; None where it cannot be compiled.
+    """
+    try:
+        return CDLL(str(compiled((files("afm.kernels") / name).read_bytes())))
+    except (CompileError, OSError) as error:
+        logging.getLogger(__name__).warning("%s: %s", loss, error)
+        return None
 
 
 def compiled(source: bytes) -> Path:

@@ -253,7 +253,8 @@ SLOTS = (torch.tensor([[1, 50, 74, 77, 75, 75]]), torch.tensor([[1, 1, 0.5, 1, 0
 
 def test_penalty_on_embeddings_touches_looked_up_rows_only(layout: Layout) -> None:
     model = build_model(layout, ModelConfig(embedding_size=4, attention_size=4), seed=0)
-    total = penalty(model, *SLOTS, L2(embedding=0.5), global_rows=2, size=1)
+    vectors, x = model.look_up(SLOTS[0])[0], SLOTS[1]
+    total = penalty(model, vectors, x, L2(embedding=0.5), global_rows=2, size=1)
     total.backward()
     touched = [1, 50, 74, 77]  # slots with x = 0 are padding
     assert model.embedding.grad is not None
@@ -266,7 +267,9 @@ def test_penalty_on_embeddings_touches_looked_up_rows_only(layout: Layout) -> No
 
 def test_penalty_on_attention_touches_W_only(layout: Layout) -> None:
     model = build_model(layout, ModelConfig(embedding_size=4, attention_size=4), seed=0)
-    shares = [penalty(model, *SLOTS, L2(attention=0.1), global_rows=4, size=2) for _ in range(2)]
+    vectors, x = model.look_up(SLOTS[0])[0], SLOTS[1]
+    l2 = L2(attention=0.1)
+    shares = [penalty(model, vectors, x, l2, global_rows=4, size=2) for _ in range(2)]
     sum(shares).backward()
     W = model.attention.W
     torch.testing.assert_close(W.grad, 0.2 * W.detach())
@@ -275,7 +278,8 @@ def test_penalty_on_attention_touches_W_only(layout: Layout) -> None:
 
 def test_penalty_of_an_fm_has_no_attention(layout: Layout) -> None:
     model = build_model(layout, ModelConfig(name="fm", embedding_size=4), seed=0)
-    assert penalty(model, *SLOTS, L2(attention=0.1), global_rows=4, size=1).item() == 0
+    vectors, x = model.look_up(SLOTS[0])[0], SLOTS[1]
+    assert penalty(model, vectors, x, L2(attention=0.1), global_rows=4, size=1).item() == 0
 
 
 def test_penalties_shrink_the_weights(

@@ -1,0 +1,115 @@
+"""Lazy Adam for CPUs: ``rows.cpp`` on tensors of torch.
+
+Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
+"""
+
+from ctypes import CDLL, c_float, c_int64, c_void_p
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from afm.kernels.compiled import load
+
+
+@cache
+def library() -> CDLL | None:
+    """Loads the kernel, and compiles it where that has not been done: a few seconds, once.
+
+    Returns:
+        The kernel; None where it cannot be compiled, which is logged once.
+    """
+    kernel = load("rows.cpp", "training goes without the kernel of lazy Adam, slower")
+    if kernel is not None:
+        kernel.sum_rows.restype = c_int64
+    return kernel
+
+
+def serves(*tensors: Tensor) -> bool:
+    """Whether the kernel computes with these.
+
+    Args:
+        tensors: Gradients and tables.
+
+    Returns:
+        True where all are float32 on the CPU, and the kernel can be had.
+    """
+    fit = all(t.device.type == "cpu" and t.dtype == torch.float32 for t in tensors)
+    return fit and library() is not None
+
+
+def sum_rows(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+    """As :func:`afm.lazy_adam.sum_rows`, for gradients that the kernel :func:`serves`.
+
+    It runs on as many threads as torch does; their number does not change the result.
+
+    Args:
+        rows: Rows that were looked up (N,).
+        embedding: Gradients of their embeddings (N, K).
+        linear: Gradients of their linear weights (N,).
+
+    Returns:
+        Distinct rows (U,) and their summed gradients (U, K + 1).
+    """
+    embedding = _packed(embedding)
+    distinct = torch.empty(len(rows), dtype=torch.int64)
+    sums = embedding.new_empty(len(rows), embedding.shape[1] + 1)
+    kernel = library()
+    assert kernel is not None  # as serves() has seen
+    found = kernel.sum_rows(
+        *_gradients(rows, embedding, linear), c_void_p(distinct.data_ptr()), _pointer(sums)
+    )
+    return distinct[:found], sums[:found]
+
+
+def lazy_adam(
+    rows: Tensor,
+    embedding: Tensor,
+    linear: Tensor,
+    tables: tuple[Tensor, Tensor, Tensor],
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """As :func:`afm.lazy_adam.plain_update`, for tensors that the kernel :func:`serves`.
+
+    It runs on as many threads as torch does; their number does not change the result.
+
+    Args:
+        rows: Rows that were looked up (N,).
+        embedding: Gradients of their embeddings (N, K).
+        linear: Gradients of their linear weights (N,).
+        tables: Embeddings (R, K), linear weights (R,) and moments (R, 2, K + 1), contiguous.
+        rate: The step size, with the bias of the moments corrected.
+        betas: Decay of the moments.
+        epsilon: Added to the denominator.
+    """
+    embedding = _packed(embedding)
+    kernel = library()
+    assert kernel is not None  # as serves() has seen
+    kernel.lazy_adam(
+        *_gradients(rows, embedding, linear),
+        *map(_pointer, tables),
+        *map(c_float, (rate, *betas, epsilon)),
+    )
+
+
+def _gradients(rows: Tensor, embedding: Tensor, linear: Tensor) -> list[c_int64 | c_void_p]:
+    """What both functions of the kernel begin with. Gradients may be parts of a larger array."""
+    sizes = (len(rows), embedding.shape[1], torch.get_num_threads())  # N, K, threads
+    return [
+        *map(c_int64, sizes),
+        c_void_p(rows.data_ptr()),
+        *(_pointer(embedding), c_int64(embedding.stride(0))),
+        *(_pointer(linear), c_int64(linear.stride(0))),
+    ]
+
+
+def _packed(table: Tensor) -> Tensor:
+    """The same with neighbouring columns next to each other; rows may lie apart."""
+    return table if table.stride(1) == 1 else table.contiguous()
+
+
+def _pointer(tensor: Tensor) -> c_void_p:
+    return c_void_p(tensor.data_ptr())
