@@ -95,8 +95,8 @@ install_project() {
     uv pip install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 }
 
-compile_kernel() { # where it cannot be, training says so and goes without
-    .venv/bin/python -c 'from afm.kernels.cpu import library; library()'
+compile_kernels() { # where they cannot be, training and scoring say so and go without
+    .venv/bin/python -c 'from afm.kernels import cpu, scoring; cpu.library(); scoring.library()'
 }
 
 check_spark() {
@@ -116,7 +116,7 @@ else
     run "Building Horovod (about 4 minutes, once on this machine)" install_horovod
 fi
 run "Installing this project" install_project
-run "Compiling the attention kernel" compile_kernel
+run "Compiling the kernels" compile_kernels
 run "Fetching Delta for Spark and trying both (about half a minute)" check_spark
 
 state >"$stamp.part"

@@ -6,6 +6,7 @@ compiles its own.
 """
 
 import hashlib
+import logging
 import os
 import platform
 import shlex
@@ -13,6 +14,8 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from ctypes import CDLL
+from importlib.resources import files
 from pathlib import Path
 
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
@@ -22,6 +25,25 @@ FLAGS = (NATIVE, "-std=c++17", "-O3", "-ffp-contract=fast", "-fPIC", "-shared", 
 
 class CompileError(Exception):
     """The source could not be compiled here; the message says why."""
+
+
+def load(name: str, otherwise: str) -> CDLL | None:
+    """Loads a kernel, and compiles it where that has not been done: a few seconds, once.
+
+    Args:
+        name: Its source, a file of this package, which ``vectors.h`` precedes.
+        otherwise: What goes without it, and at what cost: logged where it cannot be compiled.
+
+    Returns:
+        The kernel; None where it cannot be compiled.
+    """
+    folder = files("afm.kernels")
+    try:
+        source = b"".join((folder / part).read_bytes() for part in ("vectors.h", name))
+        return CDLL(str(compiled(source)))
+    except (CompileError, OSError) as error:
+        logging.getLogger(__name__).warning("%s: %s", otherwise, error)
+        return None
 
 
 def compiled(source: bytes) -> Path:

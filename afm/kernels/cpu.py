@@ -3,18 +3,16 @@
 Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attention units.
 """
 
-import logging
 import math
 from ctypes import CDLL, c_int64, c_void_p
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from afm.kernels.compiled import CompileError, compiled
+from afm.kernels.compiled import load
 
 LANES = 16  # rows that are kept for backward come in multiples of it
 
@@ -26,13 +24,9 @@ def library() -> CDLL | None:
     Returns:
         The kernel; None where it cannot be compiled, which is logged once.
     """
-    try:
-        return CDLL(str(compiled((files("afm.kernels") / "attention.cpp").read_bytes())))
-    except (CompileError, OSError) as error:
-        logging.getLogger(__name__).warning(
-            "training goes without the fused attention kernel, many times slower: %s", error
-        )
-        return None
+    return load(
+        "attention.cpp", "training goes without the fused attention kernel, many times slower"
+    )
 
 
 def serves(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> bool:
