@@ -1,6 +1,6 @@
 """A block of users and items for the kernel of ``afm.kernels.scoring``: AFM only.
 
-FM has neither hidden units nor exponentials, and numpy's matrix product is as fast.
+FM has neither hidden units nor exponentials: what it needs are matrix products, as numpy has them.
 
 Letters: r = ROWS users of a tile, n items of a chunk, D distinct values, K embedding.
 """
