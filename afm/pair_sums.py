@@ -52,7 +52,7 @@ class PairSums:
         Yields:
             Columns of the chunk, and the sums of all planes for them (T, r, c).
         """
-        tile = _Tile(self.item_side, chunk, users)
+        tile = Tile(self.item_side, chunk, users)
         profiles = np.zeros((self.item_side.planes, ROWS, len(chunk.profile)), np.float32)
         for pair in group.pairs:
             if pair.items in chunk.domains:
@@ -82,17 +82,14 @@ class PairSums:
                     sums[-1] += tile.cross_linear(cross, items)
             yield columns, sums
 
-    def _terms(self, pair: Pair, tile: "_Tile", part: slice, items: NDArray[np.intp]) -> Sums:
+    def _terms(self, pair: Pair, tile: "Tile", part: slice, items: NDArray[np.intp]) -> Sums:
         """A pair's terms for some items, this part of its domain or of the chunk (planes, r, c)."""
         sides = {self.item_side.plan.sides[f]: f for f in (pair.i, pair.j)}
         if sides.keys() == {"user", "item"}:
             return self._product_terms(pair, tile, sides["user"], sides["item"], part)
-        return np.concatenate(
-            [self._general_terms(pair, tile, items[piece]) for piece in _parts(len(items), _PIECE)],
-            axis=2,
-        )
+        return self.general_terms(pair, tile, items)
 
-    def _product_terms(self, pair: Pair, tile: "_Tile", user: int, item: int, part: slice) -> Sums:
+    def _product_terms(self, pair: Pair, tile: "Tile", user: int, item: int, part: slice) -> Sums:
         """A user field with an item field: W (u∘v) + b = [W·diag(u) b] [v 1], a matrix product."""
         attention = self.item_side.parameters.attention
         left, weighted = tile.left(user)  # (A·r, K + 1), (r, K)
@@ -108,8 +105,22 @@ class PairSums:
             self._weigh(pair, terms)
         return terms
 
-    def _general_terms(self, pair: Pair, tile: "_Tile", items: NDArray[np.intp]) -> Sums:
-        """Any pair, by the vectors of its fields for each user and item."""
+    def general_terms(self, pair: Pair, tile: "Tile", items: NDArray[np.intp]) -> Sums:
+        """Terms of any pair, by the vectors of its fields for each user and item.
+
+        Args:
+            pair: The pair.
+            tile: The users.
+            items: Positions of items in the chunk (c,).
+
+        Returns:
+            Its terms (pair planes, r, c).
+        """
+        pieces = _parts(len(items), _PIECE)
+        terms = [self._terms_of_vectors(pair, tile, items[piece]) for piece in pieces]
+        return np.concatenate(terms, axis=2)
+
+    def _terms_of_vectors(self, pair: Pair, tile: "Tile", items: NDArray[np.intp]) -> Sums:
         attention = self.item_side.parameters.attention
         products = tile.vectors(pair.i, items) * tile.vectors(pair.j, items)  # (r, c, K)
         terms = np.empty((self.item_side.pair_planes, *products.shape[:2]), np.float32)
@@ -133,8 +144,14 @@ class PairSums:
             terms[0] *= terms[1]
 
 
-class _Tile:
-    """ROWS users and a chunk of items: what several pairs of them need."""
+class Tile:
+    """ROWS users and a chunk of items: what several pairs of them need.
+
+    Args:
+        item_side: The model and its items.
+        chunk: The items.
+        users: The users.
+    """
 
     def __init__(self, item_side: ItemSide, chunk: Chunk, users: Side) -> None:
         self.item_side = item_side
@@ -158,7 +175,7 @@ class _Tile:
         return self._left[field]
 
     def vectors(self, field: int, items: NDArray[np.intp]) -> Floats:
-        """A field's vectors, of a shape that broadcasts to (r, c, K)."""
+        """A field's vectors for some items, of a shape that broadcasts to (r, c, K)."""
         side = self.item_side.plan.sides[field]
         if side == "user":
             return self.users.vectors(field)[:, None]
@@ -168,7 +185,7 @@ class _Tile:
         return self.item_side.parameters.embedding[self._embedding_rows(field, items)]
 
     def cross_linear(self, cross: int, items: NDArray[np.intp]) -> Floats:
-        """Linear terms of a cross (r, c)."""
+        """Linear terms of a cross for some items (r, c)."""
         return self.item_side.parameters.linear[self._embedding_rows(cross, items)]
 
     def _embedding_rows(self, cross: int, items: NDArray[np.intp]) -> NDArray[np.intp]:
@@ -180,6 +197,20 @@ class _Tile:
                 cross, self.users.encoded(user)[:, None], parent.encoded
             )  # (r, D)
         return self._cross_rows[cross].take(parent.of_row[items], axis=1)
+
+
+def padded(rows: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Repeats the last of at most ROWS rows up to ROWS, for no tile has fewer.
+
+    Args:
+        rows: Positions of at least one row.
+
+    Returns:
+        Those of ROWS rows.
+    """
+    if len(rows) == ROWS:
+        return rows
+    return np.append(rows, np.repeat(rows[-1:], ROWS - len(rows)))
 
 
 def _parts(length: int, size: int) -> list[slice]:

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afm.forward import Columns, Floats, interactions, row_blocks
+from afm.fused_block import FusedBlock, serves
 from afm.item_side import (
     Chunk,
     ItemSide,
@@ -26,7 +27,7 @@ from afm.item_side import (
     count_rows,
     one_sided_sums,
 )
-from afm.pair_sums import ROWS, PairSums, Sums
+from afm.pair_sums import ROWS, PairSums, Sums, padded
 from afm.plan import Group
 from afm.sides import Side, read_side
 from afm.top_k import TopK
@@ -78,7 +79,7 @@ def recommend(
     order = _by_profile(item_side, side)
     seen = _Excluded(excluded, order, item_side.items)
     best = TopK(side.rows, min(k, item_side.items))
-    # Sums that leave the range of float32 are found and computed again (_interaction).
+    # Sums that leave the range of float32 are found and computed again (_score_directly).
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         for rows, chunk, logits in _blocks(item_side, side, order):
             seen.strike(rows, chunk, logits)
@@ -188,6 +189,88 @@ def _by_profile(item_side: ItemSide, users: Side) -> NDArray[np.intp]:
     return np.lexsort(keys) if keys else np.arange(users.rows)
 
 
+def _blocks(
+    item_side: ItemSide, users: Side, order: NDArray[np.intp]
+) -> Iterator[tuple[slice, Chunk, Sums]]:
+    """Logits of all users with all items: places in the order, items, logits (r, n)."""
+    sums = PairSums(item_side)
+    block_of = FusedBlock if serves(item_side) else _Block
+    for start in range(0, users.rows, _GROUP):
+        group = users.take(order[start : start + _GROUP])
+        for chunk in item_side.chunks:
+            block = block_of(sums, chunk, group)
+            for first in range(0, group.rows, ROWS):
+                rows = np.arange(first, min(first + ROWS, group.rows))
+                logits, complete = block.logits(rows)
+                if not complete:
+                    _score_directly(item_side, chunk, group.take(rows), logits)
+                yield slice(start + first, start + first + len(rows)), chunk, logits
+
+
+def _score_directly(item_side: ItemSide, chunk: Chunk, users: Side, logits: Sums) -> None:
+    """Replaces NaN by what the plain forward computes in float64, in place."""
+    parameters = item_side.parameters.double()
+    user, item = np.nonzero(np.isnan(logits))
+    for block in row_blocks(parameters, len(user)):
+        v, linear = pair_vectors(item_side, users, user[block], chunk.start + item[block])
+        scores = linear + interactions(parameters, v.astype(np.float64))
+        logits[user[block], item[block]] = scores
+
+
+class _Block:
+    """Some users with a chunk of items, in numpy: the reference for :class:`FusedBlock`.
+
+    Args:
+        sums: Adds up pairs.
+        chunk: The items.
+        users: The users.
+    """
+
+    def __init__(self, sums: PairSums, chunk: Chunk, users: Side) -> None:
+        self._sums, self._chunk, self._users = sums, chunk, users
+        self._shared = [
+            _SharedSums.of(sums, group, chunk, users) for group in sums.item_side.plan.shared
+        ]
+
+    def logits(self, rows: NDArray[np.intp]) -> tuple[Sums, bool]:
+        """Logits of some of the users.
+
+        Args:
+            rows: Positions of B users, at most ROWS.
+
+        Returns:
+            Logits (B, n), and whether they are complete: NaN where D leaves the range in which
+            float32 holds it.
+        """
+        item_side, chunk = self._sums.item_side, self._chunk
+        parameters, plan = item_side.parameters, item_side.plan
+        tile = self._users.take(padded(rows))
+        own = one_sided_sums(parameters, tile, plan.user_pairs, item_side.shift)
+        linear = tile.linear()
+        logits = np.empty((ROWS, chunk.items.rows), np.float32)
+        complete = True
+        for n, (columns, total) in enumerate(self._sums.tiles(plan.own, chunk, tile)):
+            for part in self._shared:
+                total += part.tiles[n].take(part.of_row[padded(rows)], axis=1)
+            pairs = total[: item_side.pair_planes]
+            pairs += own[:, :, None]
+            pairs += chunk.sums[:, None, columns]
+            block = total[0]
+            if parameters.attention is not None:
+                block /= total[1]
+                block *= np.float32(parameters.scale)
+                in_range = (total[1] >= _SMALLEST) & (total[1] <= _LARGEST)
+                if not in_range.all():
+                    block[~in_range] = np.nan
+                    complete = False
+            if len(total) > item_side.pair_planes:
+                block += total[-1]
+            block += linear[:, None]
+            block += chunk.linear[columns]
+            logits[:, columns] = block
+        return logits[: len(rows)], complete
+
+
 @dataclass(frozen=True, eq=False)
 class _SharedSums:
     """Sums of pairs that depend on the user through few values, for each of these."""
@@ -202,65 +285,10 @@ class _SharedSums:
         domain = users.domain(group.users)
         tiles: list[list[Sums]] = [[] for _ in chunk.tiles]
         for start in range(0, len(domain), ROWS):
-            rows = users.take(_padded(domain.first[start : start + ROWS]))
+            rows = users.take(padded(domain.first[start : start + ROWS]))
             for tile, (_, block) in zip(tiles, sums.tiles(group, chunk, rows), strict=True):
                 tile.append(block)
         return cls(domain.of_row, [np.concatenate(tile, axis=1) for tile in tiles])
-
-
-def _blocks(
-    item_side: ItemSide, users: Side, order: NDArray[np.intp]
-) -> Iterator[tuple[slice, Chunk, Sums]]:
-    """Logits of all users with all items: places in the order, items, logits (r, n)."""
-    sums = PairSums(item_side)
-    plan, parameters = item_side.plan, item_side.parameters
-    for start in range(0, users.rows, _GROUP):
-        group = users.take(order[start : start + _GROUP])
-        for chunk in item_side.chunks:
-            shared = [_SharedSums.of(sums, part, chunk, group) for part in plan.shared]
-            for first in range(0, group.rows, ROWS):
-                places = np.arange(first, min(first + ROWS, group.rows))
-                rows = _padded(places)
-                tile = group.take(rows)
-                own = one_sided_sums(parameters, tile, plan.user_pairs, item_side.shift)
-                linear = tile.linear()
-                logits = np.empty((ROWS, chunk.items.rows), np.float32)
-                for n, (columns, total) in enumerate(sums.tiles(plan.own, chunk, tile)):
-                    for part in shared:
-                        total += part.tiles[n].take(part.of_row[rows], axis=1)
-                    pairs = total[: item_side.pair_planes]
-                    pairs += own[:, :, None]
-                    pairs += chunk.sums[:, None, columns]
-                    block = _interaction(item_side, chunk, tile, columns, total)
-                    block += linear[:, None]
-                    block += chunk.linear[columns]
-                    logits[:, columns] = block
-                block_places = slice(start + first, start + first + len(places))
-                yield block_places, chunk, logits[: len(places)]
-
-
-def _interaction(
-    item_side: ItemSide, chunk: Chunk, users: Side, columns: slice, total: Sums
-) -> NDArray[np.float32]:
-    """What pairs of fields, and crosses by their linear terms, add to the logits (r, c)."""
-    parameters = item_side.parameters
-    result: Sums = total[0]
-    if parameters.attention is None:
-        return result
-    result /= total[1]
-    result *= np.float32(parameters.scale)
-    in_range = (total[1] >= _SMALLEST) & (total[1] <= _LARGEST)
-    if not in_range.all():
-        user, item = np.nonzero(~in_range)
-        v, _ = pair_vectors(item_side, users, user, chunk.start + columns.start + item)
-        result[user, item] = interactions(parameters.double(), v.astype(np.float64))
-    if len(total) > item_side.pair_planes:
-        result += total[-1]
-    return result
-
-
-def _padded(rows: NDArray[np.intp]) -> NDArray[np.intp]:
-    return np.append(rows, np.repeat(rows[-1:], ROWS - len(rows)))
 
 
 class _Excluded:

@@ -6,6 +6,8 @@ Letters: U users, B users of a block, n items of a block, K items kept.
 import numpy as np
 from numpy.typing import NDArray
 
+from afm.kernels import scoring as kernel
+
 _GROUP = 16  # scores that share a maximum: more make a weaker bound, fewer a dearer one
 
 
@@ -32,6 +34,15 @@ class TopK:
                 must not be kept. A user's blocks come by rising ``first``.
             first: Position of the first item.
         """
+        if kernel.library() is not None:
+            kernel.keep_best(
+                np.ascontiguousarray(logits), first, self.logits[users], self.items[users]
+            )
+        else:
+            self._merge(users, logits, first)
+
+    def _merge(self, users: slice, logits: NDArray[np.float32], first: int) -> None:
+        """:meth:`offer` in numpy, the reference for the kernel."""
         k = self.logits.shape[1]
         kept_logits, kept_items = self.logits[users], self.items[users]  # (B, K)
         floor = np.maximum(kept_logits[:, -1], _lower_bound(logits, k))  # (B,)

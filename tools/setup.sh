@@ -95,8 +95,9 @@ install_project() {
     uv pip install --no-deps --no-build-isolation --config-settings editable_mode=compat --editable .
 }
 
-compile_kernels() { # where they cannot be, training says so and goes without
-    .venv/bin/python -c 'from afm.kernels import cpu, rows; cpu.library(); rows.library()'
+compile_kernels() { # where they cannot be, training and scoring say so and go without
+    .venv/bin/python -c 'from afm.kernels import cpu, rows, scoring
+for kernel in cpu, rows, scoring: kernel.library()'
 }
 
 check_spark() {

@@ -33,26 +33,14 @@
 // Rows are summed in chunks of kChunk, and the chunks' sums added in order, so that the number of
 // threads does not change the result. A NaN makes its row NaN; so no -ffast-math.
 
-#include <algorithm>
 #include <atomic>
-#include <cstdint>
-#include <cstring>
 #include <limits>
 #include <thread>
-#include <utility>
 #include <vector>
 
 namespace {
 
 // ---- Vectors -------------------------------------------------------------------------------
-
-#if defined(__AVX512F__)
-constexpr int kLanes = 16;
-#elif defined(__AVX__)
-constexpr int kLanes = 8;
-#else
-constexpr int kLanes = 4;
-#endif
 
 // Pairs × units whose z are in registers: of 32 registers, or of 16.
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -68,19 +56,7 @@ constexpr int kVectors = kStrip / kLanes;  // and vectors that hold them
 constexpr int kCopies = 2;                 // of the buckets, see add_row
 constexpr int kChunk = 256;                // rows, a multiple of kLanes
 
-using Vec = float __attribute__((vector_size(4 * kLanes)));
-using Bits = uint32_t __attribute__((vector_size(4 * kLanes)));
 using Bytes = uint8_t __attribute__((vector_size(kLanes)));
-
-Vec splat(float x) { return Vec{} + x; }
-
-Vec load(const float* from) {
-    Vec x;
-    std::memcpy(&x, from, sizeof x);
-    return x;
-}
-
-void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
 
 float sum_of_lanes(Vec x) {
     float sum = 0;
@@ -88,50 +64,8 @@ float sum_of_lanes(Vec x) {
     return sum;
 }
 
-// exp(x) for x ≤ 0, to a unit in the last place; 0 below -87, where float32 would soon underflow.
-// x = n ln 2 + r with |r| ≤ ln 2 / 2, and exp(r) by the polynomial of Cephes' expf.
-Vec exp_of_nonpositive(Vec x) {
-    const float magic = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer, in the low bits
-    const Vec clamped = x < -87.0f ? splat(-87.0f) : x;
-    const Vec shifted = clamped * 1.44269504088896341f + magic;
-    const Vec n = shifted - magic;
-    const Vec r = clamped - n * 0.693359375f - n * -2.12194440e-4f;
-    Vec sum = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    sum = sum * r + 8.3334519073e-3f;
-    sum = sum * r + 4.1665795894e-2f;
-    sum = sum * r + 1.6666665459e-1f;
-    sum = sum * r + 5.0000001201e-1f;
-    sum = sum * (r * r) + r + 1.0f;
-    Bits bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 127u) << 23;  // 2ⁿ
-    Vec power;
-    std::memcpy(&power, &bits, sizeof power);
-    return x < -87.0f ? Vec{} : sum * power;
-}
-
-// (a₀, b₀, a₁, b₁, …) of the lower halves of a and b, and of the upper ones.
-template <int... I>
-void interleave(Vec a, Vec b, Vec& low, Vec& high, std::integer_sequence<int, I...>) {
-#ifdef __clang__
-    low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes)...);
-    high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes + kLanes / 2)...);
-#else
-    low = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes)...});
-    high = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes + kLanes / 2)...});
-#endif
-}
-
-// Transposes kLanes × kLanes numbers: interleaving both halves of the rows, log₂ kLanes times.
-void transpose(Vec* rows) {
-    for (int step = 1; step < kLanes; step *= 2) {
-        Vec next[kLanes];
-        for (int r = 0; r < kLanes / 2; ++r)
-            interleave(rows[r], rows[r + kLanes / 2], next[2 * r], next[2 * r + 1],
-                       std::make_integer_sequence<int, kLanes>{});
-        std::copy(next, next + kLanes, rows);
-    }
-}
+// exp(x) for x ≤ 0; 0 below -87, where float32 would soon underflow.
+Vec exp_of_nonpositive(Vec x) { return x < -87.0f ? Vec{} : exp_of(x); }
 
 // Some rows, at most kLanes, of x (rows, columns), to a vector per column. Lanes that are left over
 // repeat the last row.

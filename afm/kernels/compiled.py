@@ -31,20 +31,21 @@ class CompileError(Exception):
     """The source could not be compiled here; the message says why."""
 
 
-def load(name: str, loss: str) -> CDLL | None:
-    """Loads a kernel of this folder, and compiles it where that has not been done: some seconds.
+def load(*parts: str, otherwise: str) -> CDLL | None:
+    """Loads a kernel, and compiles it where that has not been done: a few seconds, once.
 
     Args:
-        name: Its source.
-        loss: What is to be logged where it cannot be compiled.
+        parts: Its source, files of this folder that are put one after the other.
+        otherwise: What goes without it, and at what cost: logged where it cannot be compiled.
 
     Returns:
         The kernel; None where it cannot be compiled.
     """
+    folder = files("afm.kernels")
     try:
-        return CDLL(str(compiled((files("afm.kernels") / name).read_bytes())))
+        return CDLL(str(compiled(b"".join((folder / part).read_bytes() for part in parts))))
     except (CompileError, OSError) as error:
-        logging.getLogger(__name__).warning("%s: %s", loss, error)
+        logging.getLogger(__name__).warning("%s: %s", otherwise, error)
         return None
 
 

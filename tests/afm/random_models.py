@@ -216,6 +216,53 @@ def cases(
     )
 
 
+def id_case(users: int, items: int, *, size: int = 8, seed: int = 0, model: str = "afm") -> Case:
+    """A model with an id, a shared attribute and a cross on each side, as pipelines have."""
+    random = np.random.default_rng(seed)
+    fields = [("user_id", "user", 30_000), ("age", "user", 9), ("score", "user", 1)]
+    fields += [("item_id", "item", 30_000), ("genre", "item", 12)]
+    layout = Layout.of(
+        [
+            Input(
+                name=name,
+                side=side,
+                encode="value" if cardinality == 1 else "index",
+                cardinality=cardinality,
+            )
+            for name, side, cardinality in fields
+        ]
+        + [
+            Input(
+                name="age_genre",
+                side="cross",
+                encode="index",
+                cardinality=40,
+                parents=("age", "genre"),
+            )
+        ]
+    )
+    return Case(
+        layout=layout,
+        weights=random_weights(random, layout, model=model, size=size, units=size),
+        scale="pairs",
+        users={
+            "user_key": np.arange(users),
+            "user_id": np.arange(users) + 2,
+            "age": random.integers(0, 9, users),
+            "score": random.choice([-1.0, 0.0, 2.0], users),
+        },
+        items={
+            "item_key": np.arange(items),
+            "item_id": np.arange(items) + 2,
+            "genre": random.integers(0, 12, items),
+        },
+        context={},
+        vocabularies={
+            "age_genre": {(a, b): 2 + (a * b) % 38 for a in range(2, 9) for b in range(1, 12)}
+        },
+    )
+
+
 def random_weights(
     random: np.random.Generator, layout: Layout, *, model: str, size: int, units: int
 ) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The fused kernel for CPUs against plain torch in float64, and how it is compiled."""
+"""The fused kernel for training against plain torch in float64, and how kernels are compiled."""
 
 import copy
 import ctypes
@@ -15,9 +15,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from afm.attention import attention_pool, plain_attention_pool
-from afm.kernels import cpu
+from afm.kernels import cpu, scoring
 from afm.kernels.compiled import CompileError, compiled
 from afm.model import build_model
+from afm.scoring import recommend
+from tests.afm.random_models import id_case
 from tests.afm.test_model import LAYOUT, MODELS, randomised, slots
 
 ONE = b'extern "C" int one() { return 1; }'
@@ -201,9 +203,11 @@ def test_steps_of_a_model() -> None:
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Nothing is compiled yet, on disk or in this process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    cpu.library.cache_clear()
+    for kernel in (cpu, scoring):
+        kernel.library.cache_clear()
     yield tmp_path / "afm-on-spark"
-    cpu.library.cache_clear()
+    for kernel in (cpu, scoring):
+        kernel.library.cache_clear()
 
 
 def test_a_source_is_compiled_once(empty_cache: Path) -> None:
@@ -238,6 +242,22 @@ def test_without_a_compiler_plain_torch_is_used_and_said_once(
         assert torch.equal(attention_pool(*inputs), plain_attention_pool(*inputs))
     (record,) = caplog.records
     assert "no C++ compiler; install g++, or set CXX" in record.getMessage()
+
+
+def test_without_a_compiler_scoring_is_numpy_and_said_once(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    case = id_case(40, 60)
+    with_kernel = recommend(case.item_side(), case.users, 60)
+    scoring.library.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(empty_cache / "other"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    for _ in range(2):
+        ranking = recommend(case.item_side(), case.users, 60)
+        np.testing.assert_allclose(ranking.logit, with_kernel.logit, rtol=1e-5, atol=1e-5)
+    (record,) = caplog.records
+    assert "scoring goes without the fused kernel" in record.getMessage()
 
 
 def test_without_a_cache_folder_plain_torch_is_used(

@@ -1,4 +1,6 @@
 import pickle
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from unittest.mock import patch
 
 import numpy as np
@@ -10,13 +12,37 @@ from afm import item_side as items_module
 from afm import scoring
 from afm.forward import forward
 from afm.item_side import ItemSide, prepare_items
+from afm.kernels import scoring as kernel
 from afm.scoring import Ranking, recommend, recommend_among
 from afm.slots import Layout
 from features.cross_table import ListedPairs
 from features.spec import Input
-from tests.afm.random_models import Case, cases, random_weights, reference_of_all, scaled
+from tests.afm.random_models import (
+    Case,
+    cases,
+    id_case,
+    random_weights,
+    reference_of_all,
+    scaled,
+)
 
 quick = settings(max_examples=60, deadline=None)
+
+
+@pytest.fixture(scope="module", params=["kernel", "numpy"], autouse=True)
+def implementation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Every test here is one of both."""
+    if request.param == "kernel":
+        assert kernel.library() is not None
+        yield
+    else:
+        with in_numpy():
+            yield
+
+
+def in_numpy() -> AbstractContextManager[object]:
+    """As where the kernel cannot be compiled."""
+    return patch.object(kernel, "library", lambda: None)
 
 
 def all_logits(case: Case, side: ItemSide | None = None) -> np.ndarray:
@@ -40,53 +66,6 @@ def best_by_sorting(logits: np.ndarray, k: int, excluded: set[tuple[int, int]]) 
 def items_of(ranking: Ranking, users: int) -> list[list[int]]:
     """The items of each user, in the order of their ranks."""
     return [ranking.item[ranking.user == u].tolist() for u in range(users)]
-
-
-def id_case(users: int, items: int, *, size: int = 8, seed: int = 0, model: str = "afm") -> Case:
-    """A model with an id, a shared attribute and a cross on each side, as pipelines have."""
-    random = np.random.default_rng(seed)
-    fields = [("user_id", "user", 30_000), ("age", "user", 9), ("score", "user", 1)]
-    fields += [("item_id", "item", 30_000), ("genre", "item", 12)]
-    layout = Layout.of(
-        [
-            Input(
-                name=name,
-                side=side,
-                encode="value" if cardinality == 1 else "index",
-                cardinality=cardinality,
-            )
-            for name, side, cardinality in fields
-        ]
-        + [
-            Input(
-                name="age_genre",
-                side="cross",
-                encode="index",
-                cardinality=40,
-                parents=("age", "genre"),
-            )
-        ]
-    )
-    return Case(
-        layout=layout,
-        weights=random_weights(random, layout, model=model, size=size, units=size),
-        scale="pairs",
-        users={
-            "user_key": np.arange(users),
-            "user_id": np.arange(users) + 2,
-            "age": random.integers(0, 9, users),
-            "score": random.choice([-1.0, 0.0, 2.0], users),
-        },
-        items={
-            "item_key": np.arange(items),
-            "item_id": np.arange(items) + 2,
-            "genre": random.integers(0, 12, items),
-        },
-        context={},
-        vocabularies={
-            "age_genre": {(a, b): 2 + (a * b) % 38 for a in range(2, 9) for b in range(1, 12)}
-        },
-    )
 
 
 @quick
@@ -379,3 +358,33 @@ def test_cross_with_item_ids_scores_exactly_when_its_parent_is_large() -> None:
     )
     assert isinstance(case.crosses["age_genre"], ListedPairs)
     np.testing.assert_allclose(all_logits(case), reference_of_all(case)[0], rtol=1e-5, atol=1e-5)
+
+
+def with_one_extreme_user_in_three(case: Case) -> Case:
+    """Attention logits of these leave the range of float32's exp."""
+    case.weights["embedding"][2 : 2 + case.n_users : 3] *= 40
+    return case
+
+
+def test_only_sums_out_of_range_are_computed_directly() -> None:
+    case = with_one_extreme_user_in_three(id_case(60, 300))
+    direct = []
+    with patch.object(scoring, "pair_vectors", wraps=scoring.pair_vectors) as spy:
+        recommend(case.item_side(), case.users, k=5)
+        for call in spy.call_args_list:
+            _, users, user, _ = call.args
+            direct.extend(users.take(user).encoded(0))  # user_id
+    assert {(user - 2) % 3 for user in direct} == {0}
+
+
+@pytest.mark.parametrize("factor", [1e5, 1e20, 1e37])
+def test_scores_are_those_of_the_plain_forward_when_logits_leave_float32(factor: float) -> None:
+    case = id_case(5, 40)
+    case.weights["attention.h"] *= np.float32(factor)
+    case.weights["attention.W"] *= np.float32(10)
+    side, (user, item) = case.item_side(), np.indices((5, 40)).reshape(2, -1)
+    with np.errstate(over="ignore"):
+        plain = recommend_among(side, case.users, 40, (user, item))
+    ranking = recommend(side, case.users, 40)
+    np.testing.assert_array_equal(ranking.item, plain.item)
+    np.testing.assert_array_equal(ranking.logit, plain.logit)

@@ -1,0 +1,78 @@
+// Vectors of float32 for any processor, by the extensions of GCC and Clang: compiled.load puts this
+// before the source of kernels that use it.
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <utility>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+
+using Vec = float __attribute__((vector_size(4 * kLanes)));
+using Bits = uint32_t __attribute__((vector_size(4 * kLanes)));
+
+inline Vec splat(float x) { return Vec{} + x; }
+
+inline Vec load(const float* from) {
+    Vec x;
+    std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
+
+// exp(x) to a unit in the last place for x in [-87, 88]; beyond, exp of the nearer end; NaN stays.
+// x = n ln 2 + r with |r| ≤ ln 2 / 2, and exp(r) by the polynomial of Cephes' expf.
+inline Vec exp_of(Vec x) {
+    const float magic = 12582912.0f;  // 1.5·2²³: adding it rounds to an integer, in the low bits
+    x = x < -87.0f ? splat(-87.0f) : x;
+    x = x > 88.0f ? splat(88.0f) : x;
+    const Vec shifted = x * 1.44269504088896341f + magic;
+    const Vec n = shifted - magic;
+    const Vec r = x - n * 0.693359375f - n * -2.12194440e-4f;
+    Vec sum = r * 1.9875691500e-4f + 1.3981999507e-3f;
+    sum = sum * r + 8.3334519073e-3f;
+    sum = sum * r + 4.1665795894e-2f;
+    sum = sum * r + 1.6666665459e-1f;
+    sum = sum * r + 5.0000001201e-1f;
+    sum = sum * (r * r) + r + 1.0f;
+    Bits bits;
+    std::memcpy(&bits, &shifted, sizeof bits);
+    bits = (bits + 127u) << 23;  // 2ⁿ
+    Vec power;
+    std::memcpy(&power, &bits, sizeof power);
+    return sum * power;
+}
+
+// (a₀, b₀, a₁, b₁, …) of the lower halves of a and b, and of the upper ones.
+template <int... I>
+void interleave(Vec a, Vec b, Vec& low, Vec& high, std::integer_sequence<int, I...>) {
+#ifdef __clang__
+    low = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes)...);
+    high = __builtin_shufflevector(a, b, (I / 2 + I % 2 * kLanes + kLanes / 2)...);
+#else
+    low = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes)...});
+    high = __builtin_shuffle(a, b, Bits{(I / 2 + I % 2 * kLanes + kLanes / 2)...});
+#endif
+}
+
+// Transposes kLanes × kLanes numbers: interleaving both halves of the rows, log₂ kLanes times.
+inline void transpose(Vec* rows) {
+    for (int step = 1; step < kLanes; step *= 2) {
+        Vec next[kLanes];
+        for (int r = 0; r < kLanes / 2; ++r)
+            interleave(rows[r], rows[r + kLanes / 2], next[2 * r], next[2 * r + 1],
+                       std::make_integer_sequence<int, kLanes>{});
+        std::copy(next, next + kLanes, rows);
+    }
+}
+
+}  // namespace
