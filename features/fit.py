@@ -36,6 +36,7 @@ from features.counting import (
 from features.cross import codes_of
 from features.errors import DataError
 from features.impute import fill_of_number, fill_of_text
+from features.python_tasks import map_in_arrow
 from features.quantiles import Counted, boundaries
 from features.row_groups import Columns, RowGroup, RowGroups, run_tasks
 from features.scale import fit_scaling
@@ -140,8 +141,8 @@ def merged_counts(spark: SparkSession, rows: RowGroups | DataFrame, wanted: Want
         partials = run_tasks(spark, rows.dealt(tasks), count_groups, PARTIAL)
     else:
         needed = [c for c in rows.columns if c in {*wanted.columns, SPLIT, SAMPLED}]
-        partials = rows.select(*needed).mapInArrow(count_batches, PARTIAL)
-    return partials.repartition(parts, "part").mapInArrow(merge_counts, MERGED)
+        partials = map_in_arrow(rows.select(*needed), count_batches, PARTIAL)
+    return map_in_arrow(partials.repartition(parts, "part"), merge_counts, MERGED)
 
 
 def _training(columns: Columns, names: Sequence[str]) -> Chosen:
@@ -289,7 +290,7 @@ def _rows(shares: DataFrame, reduce: Callable[[pa.Table], pa.Table]) -> DataFram
             for stream in batch.column("counts").to_pylist():
                 yield from reduce(unpacked(stream)).to_batches(max_chunksize=65_536)
 
-    return shares.select("counts").mapInArrow(rows, f"{VALUE} STRING, {COUNT} BIGINT")
+    return map_in_arrow(shares.select("counts"), rows, f"{VALUE} STRING, {COUNT} BIGINT")
 
 
 def _cross(config: Config, cross: Cross, vocabulary: Vocabulary) -> FittedCross:

@@ -22,6 +22,7 @@ from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from conf.schema import History
+from features.python_tasks import map_in_arrow
 from features.runs import starts
 from features.spec import LABEL, ROW, TIME, USER
 
@@ -85,7 +86,7 @@ def _added(rows: DataFrame, past: DataFrame | None, histories: Sequence[History]
     def add(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         return history_batches(batches, histories, names)
 
-    return ordered.mapInArrow(add, T.StructType([*rows.schema.fields, *made]))
+    return map_in_arrow(ordered, add, T.StructType([*rows.schema.fields, *made]))
 
 
 @dataclass(frozen=True)

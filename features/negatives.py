@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 from conf.schema import Negatives
 from features.cross_table import mixed
 from features.errors import DataError
+from features.python_tasks import map_in_arrow
 from features.runs import starts
 from features.spec import ITEM, LABEL, ROW, SAMPLED, SPLIT, SPLITS, USER
 
@@ -129,7 +130,7 @@ def _drawn(
         return draw_batches(batches, shared.value, negatives)
 
     key = log.schema[USER].dataType.simpleString()
-    return ordered.mapInArrow(draw, f"{USER} {key}, {ROW} bigint, {_DRAWN} array<int>")
+    return map_in_arrow(ordered, draw, f"{USER} {key}, {ROW} bigint, {_DRAWN} array<int>")
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 
 from features.counting import COUNT, VALUE, packed, unpacked
+from features.python_tasks import map_in_arrow
 
 _MARKS = 1_000
 
@@ -136,6 +137,5 @@ def _each(shares: DataFrame, reduce: Callable[[pa.Table], bytes]) -> list[bytes]
             results = [reduce(unpacked(stream)) for stream in batch.column("counts").to_pylist()]
             yield pa.RecordBatch.from_arrays([pa.array(results, pa.binary())], names=["result"])
 
-    return [
-        row[0] for row in shares.select("counts").mapInArrow(reduced, "result BINARY").collect()
-    ]
+    results = map_in_arrow(shares.select("counts"), reduced, "result BINARY")
+    return [row["result"] for row in results.collect()]

@@ -16,6 +16,8 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyspark.sql import DataFrame, SparkSession
 
+from features.python_tasks import map_in_arrow
+
 Hand = TypeVar("Hand")
 
 Columns = Callable[[str], pa.Array]
@@ -128,7 +130,7 @@ def run_tasks(
             for number in batch.column("id").to_pylist():
                 yield from work(shared.value[number])
 
-    return spark.range(0, len(hands), 1, len(hands)).mapInArrow(task, schema)
+    return map_in_arrow(spark.range(0, len(hands), 1, len(hands)), task, schema)
 
 
 def _combined(column: pa.ChunkedArray) -> pa.Array:

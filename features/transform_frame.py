@@ -14,6 +14,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from features.batches import larger
+from features.python_tasks import map_in_arrow
 from features.spec import FIRST, UNSEEN, Input
 from features.transform import Encoder
 
@@ -57,7 +58,7 @@ def encode_frame(
     readable = [encoder.column_of(i) for i in early if i.parents is None]
     wanted = list(dict.fromkeys([*keep, *readable]))
     schema = [*_kept(frame, keep), *map(_declared, early), *(f"`{_text(n)}` string" for n in tails)]
-    result = frame.select(*wanted).mapInArrow(encode, ", ".join(schema))
+    result = map_in_arrow(frame.select(*wanted), encode, ", ".join(schema))
     for name in tails:
         if vocabulary is None:
             raise ValueError(f"the encoder does not hold all values of {name}")
@@ -109,7 +110,7 @@ def _with_crosses(
             yield _batch(columns)
 
     schema = [*_kept(frame, keep), *map(_declared, [*early, *late])]
-    return frame.mapInArrow(encode, ", ".join(schema))
+    return map_in_arrow(frame, encode, ", ".join(schema))
 
 
 def _text(name: str) -> str:

@@ -22,6 +22,7 @@ from afm.metrics import Metrics, State, compute, state_from_counts
 from afm.slots import from_arrow
 from conf.schema import Config, ModelConfig, digest
 from features import tables
+from features.python_tasks import map_in_arrow
 from features.spec import LABEL, SPLIT, FeatureSpec
 from jobs.door import run
 from jobs.session import open_session
@@ -91,7 +92,7 @@ def score_counts(features: DataFrame, artifact: Artifact) -> State:
 
     wanted = features.select(LABEL, *[i.name for i in inputs])
     counts = (
-        wanted.mapInArrow(score, f"logit FLOAT, {LABEL} INT")
+        map_in_arrow(wanted, score, f"logit FLOAT, {LABEL} INT")
         .groupBy("logit")
         .agg(F.sum(LABEL).alias("positives"), F.sum(1 - F.col(LABEL)).alias("negatives"))
         .toArrow()

@@ -20,6 +20,7 @@ from conf.schema import Config
 from features import tables
 from features.errors import DataError
 from features.negatives import observed
+from features.python_tasks import map_in_arrow
 from features.readable import readable_values
 from features.sources import read as read_source
 from features.spec import ITEM, SPLIT, UNSEEN, USER, Input, Prepared
@@ -174,7 +175,7 @@ def score(
             yield _to_rows(batch.column(USER), shared.value, columns, ranking, explained)
 
     keys = [f"{key} {log.schema[key].dataType.simpleString()}" for key in (USER, ITEM)]
-    return blocks.mapInArrow(rank, ", ".join([*keys, _SCORES]))
+    return map_in_arrow(blocks, rank, ", ".join([*keys, _SCORES]))
 
 
 def _typed_pairs(wanted: DataFrame, log: DataFrame) -> DataFrame:

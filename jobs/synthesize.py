@@ -24,6 +24,7 @@ from pyspark.sql import functions as F
 
 from afm.metrics import Metrics, compute, state_from_counts
 from conf.synthetic import KEYS, LABEL, LOGIT, TIME, Synthetic, SyntheticField
+from features.python_tasks import map_in_arrow
 from jobs.door import run
 from jobs.planted_log import Plan, blocks_of, log_block, make_plan, side_block
 from jobs.session import open_session
@@ -151,7 +152,7 @@ def _write_table(
     schema = spark.createDataFrame(like).schema
     files = -(-rows // config.rows_per_file)
     blocks = spark.range(0, blocks_of(rows), 1, files)
-    frame = blocks.mapInArrow(make_blocks, schema)
+    frame = map_in_arrow(blocks, make_blocks, schema)
     frame.write.mode("overwrite").parquet(f"{config.path.rstrip('/')}/{name}")
 
 
