@@ -28,6 +28,8 @@ MERGED = "field STRING, rows BIGINT, counts BINARY, moments STRING"
 """Rows after the shuffle: a share of a field's values, or the moments of a task's rows."""
 
 _COMPACT_AT = 4_000_000
+_IN_CACHE = 32_768
+"""Numbers that are added up at once, in the processor's cache."""
 
 
 Chosen = NDArray[np.bool_] | None
@@ -69,6 +71,14 @@ class Moments:
     @classmethod
     def of(cls, column: pa.Array, chosen: Chosen = None) -> "Moments":
         """The moments of a column of doubles (B,), or of those that are chosen."""
+        total = cls()
+        for start in range(0, len(column), _IN_CACHE):
+            stretch = slice(start, start + _IN_CACHE)
+            total += cls._of(column[stretch], None if chosen is None else chosen[stretch])
+        return total
+
+    @classmethod
+    def _of(cls, column: pa.Array, chosen: Chosen) -> "Moments":
         rows = len(column) if chosen is None else int(np.count_nonzero(chosen))
         numbers: NDArray[np.float64] = column.to_numpy(zero_copy_only=False)
         present = _present(column, chosen)
@@ -77,14 +87,15 @@ class Moments:
         count = int(np.count_nonzero(present))
         if not count:
             return cls(missing=rows)
-        # Filling gaps is several times faster than leaving them out.
-        mean = np.where(present, numbers, 0.0).sum() / count
-        deviation = np.where(present, numbers - mean, 0.0)
-        filled = np.where(present, numbers, numbers[present.argmax()])
+        # Filling gaps, by any of the numbers, is several times faster than leaving them out.
+        some = float(numbers[present.argmax()])
+        filled = np.where(present, numbers, some)
+        mean = some + float((filled - some).sum()) / count
+        deviation = np.where(present, filled - mean, 0.0)
         return cls(
             present=count,
             missing=rows - count,
-            mean=float(mean),
+            mean=mean,
             variance=float(deviation @ deviation) / count,
             minimum=float(filled.min()),
             maximum=float(filled.max()),
@@ -93,9 +104,8 @@ class Moments:
     def __add__(self, other: "Moments") -> "Moments":
         """The moments of both rows together (Chan, Golub and LeVeque, 1983).
 
-        >>> Moments.of(pa.array([1.0, 3.0])) + Moments.of(pa.array([None, 5.0]))
-        Moments(present=3, missing=1, mean=3.0, variance=2.6666666666666665, minimum=1.0, \
-maximum=5.0)
+        >>> Moments.of(pa.array([1.0, 3.0])) + Moments.of(pa.array([5.0, None, 7.0]))
+        Moments(present=4, missing=1, mean=4.0, variance=5.0, minimum=1.0, maximum=7.0)
         """
         present = self.present + other.present
         share = other.present / present if present else 0.0

@@ -38,7 +38,7 @@ from features.errors import DataError
 from features.impute import fill_of_number, fill_of_text
 from features.python_tasks import map_in_arrow
 from features.quantiles import Counted, boundaries
-from features.row_groups import Columns, RowGroup, RowGroups, run_tasks
+from features.row_groups import Columns, RowGroup, RowGroups, columns_of, run_tasks
 from features.scale import fit_scaling
 from features.spec import (
     FIRST,
@@ -126,7 +126,7 @@ def merged_counts(spark: SparkSession, rows: RowGroups | DataFrame, wanted: Want
     def count_groups(hand: Sequence[RowGroup]) -> Iterator[pa.RecordBatch]:
         partial = Partial(wanted)
         for group in hand:
-            columns = group.columns()
+            columns = columns_of([group])
             partial.add(columns, _training(columns, group.names))
         yield from partial.batches(parts)
 

@@ -12,7 +12,9 @@ from heapq import heappop, heappush
 from typing import Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import parquet
 from pyspark.sql import DataFrame, SparkSession
 
@@ -33,19 +35,6 @@ class RowGroup:
     rows: int
     names: tuple[str, ...]
     """Its columns."""
-
-    def columns(self) -> Columns:
-        """Its columns, each read when it is asked for."""
-        schema = parquet.read_schema(self.path)
-        coded = [path for field in schema for path in _string_leaves(field)]
-        file = parquet.ParquetFile(self.path, read_dictionary=coded, memory_map=True)
-
-        def column(name: str) -> pa.Array:
-            table = file.read_row_group(self.index, columns=[name], use_threads=False)
-            read = table.column(name)
-            return read.chunk(0) if read.num_chunks == 1 else _combined(read)
-
-        return column
 
 
 @dataclass(frozen=True)
@@ -133,8 +122,47 @@ def run_tasks(
     return map_in_arrow(spark.range(0, len(hands), 1, len(hands)), task, schema)
 
 
-def _combined(column: pa.ChunkedArray) -> pa.Array:
-    return column.unify_dictionaries().combine_chunks()
+def columns_of(groups: Sequence[RowGroup]) -> Columns:
+    """The columns of some row groups, one after the other, each read when it is asked for.
+
+    Args:
+        groups: Row groups of the same columns.
+
+    Returns:
+        Their columns. A value may stand several times in the dictionary of one.
+    """
+    files = [_open(group.path) for group in groups]
+
+    def column(name: str) -> pa.Array:
+        chunks: list[pa.Array] = []
+        for group, file in zip(groups, files, strict=True):
+            table = file.read_row_group(group.index, columns=[name], use_threads=False)
+            chunks += table.column(name).chunks
+        return _joined(chunks)
+
+    return column
+
+
+def _open(path: str) -> parquet.ParquetFile:
+    footer = parquet.read_metadata(path)
+    coded = [leaf for field in footer.schema.to_arrow_schema() for leaf in _string_leaves(field)]
+    return parquet.ParquetFile(path, metadata=footer, read_dictionary=coded, memory_map=True)
+
+
+def _joined(chunks: Sequence[pa.Array]) -> pa.Array:
+    if len(chunks) == 1:
+        return chunks[0]
+    if not pa.types.is_dictionary(chunks[0].type):
+        # Of lists of coded strings, the dictionaries are merged; of others there is none.
+        return pa.chunked_array(chunks).unify_dictionaries().combine_chunks()
+    # Not merged: what is done once per value is cheaper done twice than values are compared.
+    starts = np.cumsum([0, *(len(chunk.dictionary) for chunk in chunks[:-1])])
+    codes = [
+        pc.add(chunk.indices, pa.scalar(start, pa.int32()))
+        for chunk, start in zip(chunks, starts, strict=True)
+    ]
+    values = pa.concat_arrays([chunk.dictionary for chunk in chunks])
+    return pa.DictionaryArray.from_arrays(pa.concat_arrays(codes), values)
 
 
 def _string_leaves(field: pa.Field) -> list[str]:

@@ -70,12 +70,15 @@ class Encoder:
             n for n, size in sizes.items() if size < self.fields[n].cardinality - FIRST
         )
 
-    def encode(self, columns: Columns, inputs: Sequence[Input]) -> dict[str, NDArray[np.generic]]:
+    def encode(
+        self, columns: Columns, inputs: Sequence[Input], order: NDArray[np.int64] | None = None
+    ) -> dict[str, NDArray[np.generic]]:
         """Encodes the columns of some inputs.
 
         Args:
             columns: Readable columns of the fields that the inputs are made of (B,).
             inputs: Which inputs to make; the parents of a cross before it.
+            order: Which rows to return, and in which order; all of them as they are if left out.
 
         Returns:
             An array per input, as the spec's table says: (B,), or (B, width) for ``multi``.
@@ -83,7 +86,9 @@ class Encoder:
         encoded: dict[str, NDArray[np.generic]] = {}
         for wanted in inputs:
             if wanted.parents is None:
-                encoded[wanted.name] = self._field(wanted, columns(self.column_of(wanted)))
+                array = self._field(wanted, columns(self.column_of(wanted)))
+                # At once, while it is in the processor's cache.
+                encoded[wanted.name] = array if order is None else array[order]
             else:
                 a, b = (encoded[parent] for parent in wanted.parents)
                 encoded[wanted.name] = self.crosses[wanted.name].look_up(a, b)

@@ -19,7 +19,7 @@ from pyarrow import parquet
 from pyspark.sql import SparkSession
 
 from features.counting import coded
-from features.row_groups import RowGroup, RowGroups, run_tasks
+from features.row_groups import RowGroup, RowGroups, columns_of, run_tasks
 from features.spec import LABEL, ROW, SPLIT, SPLITS, Input
 from features.tables import NewFile
 from features.transform import Encoder
@@ -34,7 +34,6 @@ _ROWS_PER_GROUP = 65_536
 _GROUPS_WANTED = 16
 """Training hands out row groups: of each split enough for 16 ranks, if one is worth opening."""
 _SMALLEST_GROUP = 1_024
-_FEW_VALUES = 256
 
 
 def encode_files(
@@ -69,11 +68,11 @@ def encode_files(
         for part in hand:
             rows_of_part = _Rows.of(part, shared.value, keep)
             for number, name in enumerate(SPLITS):
-                places = rows_of_part.places(number)
-                if len(places):
-                    group = len(places) * files // _GROUPS_WANTED
+                table = rows_of_part.table(number)
+                if len(table):
+                    group = len(table) * files // _GROUPS_WANTED
                     group = min(max(group, _SMALLEST_GROUP), _ROWS_PER_GROUP)
-                    file = _write(rows_of_part.table(places), name, folder, inputs, group)
+                    file = _write(table, name, folder, inputs, group)
                     yield pa.RecordBatch.from_arrays([pa.array([file.to_json()])], names=["file"])
 
     done = run_tasks(spark, hands, encode, "file STRING").collect()
@@ -86,45 +85,34 @@ class _Rows:
 
     kept: Mapping[str, pa.Array]
     encoded: Mapping[str, NDArray[np.generic]]
-    split: NDArray[np.int8]
-    """Number of each row's split (B,)."""
-    order: NDArray[np.int64]
-    """The rows by split, then by ``row`` (B,)."""
+    ends: NDArray[np.int64]
+    """How many rows there are up to the end of each split, in the order of SPLITS."""
 
     @classmethod
     def of(cls, hand: Sequence[RowGroup], encoder: Encoder, keep: Sequence[str]) -> Self:
-        kept: dict[str, list[pa.Array]] = {}
-        encoded: dict[str, list[NDArray[np.generic]]] = {}
-        splits = []
-        for group in hand:
-            columns = group.columns()
-            for name in keep:
-                kept.setdefault(name, []).append(columns(name))
-            for name, array in encoder.encode(columns, encoder.spec.inputs).items():
-                encoded.setdefault(name, []).append(array)
-            names, codes = coded(columns(SPLIT))
-            number = pc.index_in(names, pa.array(SPLITS)).to_numpy().astype(np.int8)
-            splits.append(number[codes])
-        joined = {name: _joined(arrays) for name, arrays in kept.items()}
-        arrays = {n: p[0] if len(p) == 1 else np.concatenate(p) for n, p in encoded.items()}
-        split = np.concatenate(splits)
-        return cls(joined, arrays, split, _order(split, joined[ROW], joined[LABEL], arrays))
+        columns = columns_of(hand)
+        names, codes = coded(columns(SPLIT))
+        split = pc.index_in(names, pa.array(SPLITS)).to_numpy().astype(np.int8)[codes]
+        row = columns(ROW).to_numpy()
+        order = _order(split, row)
+        ends = np.cumsum(np.bincount(split, minlength=len(SPLITS)))
+        kept = {name: _plain(columns(name)).take(pa.array(order)) for name in keep}
+        encoded = encoder.encode(columns, encoder.spec.inputs, order)
+        again = _tied(split[order], row[order], kept[LABEL].to_numpy(), encoded)
+        if again is not None:
+            kept = {name: column.take(pa.array(again)) for name, column in kept.items()}
+            encoded = {name: array[again] for name, array in encoded.items()}
+        return cls(kept, encoded, ends)
 
-    def places(self, split: int) -> NDArray[np.int64]:
-        """Where the rows of a split stand, in their order."""
-        start, end = np.searchsorted(self.split[self.order], [split, split + 1])
-        return self.order[start:end]
-
-    def table(self, places: NDArray[np.int64]) -> pa.Table:
-        """Some of the rows."""
-        which = pa.array(places)
-        columns = {name: column.take(which) for name, column in self.kept.items()}
-        columns |= {name: to_arrow(array[places]) for name, array in self.encoded.items()}
-        return pa.table(columns)
-
-
-def _joined(arrays: Sequence[pa.Array]) -> pa.Array:
-    return pa.concat_arrays([_plain(array) for array in arrays])
+    def table(self, split: int) -> pa.Table:
+        """The rows of a split."""
+        start, end = (int(n) for n in np.append(0, self.ends)[split : split + 2])
+        columns = {name: column[start:end] for name, column in self.kept.items()}
+        columns |= {name: to_arrow(array[start:end]) for name, array in self.encoded.items()}
+        # Parquet writes and reads columns that say so twice as fast.
+        never_null = {LABEL, ROW, *self.encoded}
+        fields = [pa.field(n, c.type, n not in never_null) for n, c in columns.items()]
+        return pa.table(columns, schema=pa.schema(fields))
 
 
 def _plain(array: pa.Array) -> pa.Array:
@@ -136,29 +124,46 @@ def _plain(array: pa.Array) -> pa.Array:
     return array
 
 
-def _order(
-    split: NDArray[np.int8],
-    row: pa.Array,
-    label: pa.Array,
-    encoded: Mapping[str, NDArray[np.generic]],
-) -> NDArray[np.int64]:
-    """By split and row; what has the same row, by label and content, so that it is one order."""
-    rows, labels = row.to_numpy(), label.to_numpy()
+def _order(split: NDArray[np.int8], row: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows (B,) by split and ``row``."""
     # NumPy sorts numbers of 16 bits by radix, many times faster than others: first by the lower
     # half of a number with the split and the upper bits of the row, then by its upper half.
-    upper = (rows.view(np.uint64) ^ np.uint64(1 << 63)) >> np.uint64(34)
+    upper = (row.view(np.uint64) ^ np.uint64(1 << 63)) >> np.uint64(34)
     keys = (split.astype(np.uint32) << np.uint32(30)) | upper.astype(np.uint32)
     order = np.argsort(keys.astype(np.uint16), kind="stable")
     order = order[np.argsort((keys >> np.uint32(16)).astype(np.uint16)[order], kind="stable")]
-    same = np.diff(keys[order]) == 0
-    if same.any():
-        tied = np.append(same, False) | np.append(False, same)
-        places = order[tied]
-        content = [array[places].reshape(len(places), -1).T for array in encoded.values()]
-        by = [*reversed(np.concatenate(content)), labels[places], rows[places], split[places]]
-        order[tied] = places[np.lexsort(by)]
+    places = _runs(keys[order])
+    tied = order[places]
+    order[places] = tied[np.lexsort([row[tied], keys[tied]])]
     result: NDArray[np.int64] = order
     return result
+
+
+def _tied(
+    split: NDArray[np.int8],
+    row: NDArray[np.int64],
+    label: NDArray[np.generic],
+    encoded: Mapping[str, NDArray[np.generic]],
+) -> NDArray[np.int64] | None:
+    """The order of rows that are in order but for equal ``row``: by label and content.
+
+    Returns:
+        The rows (B,) in order; None if they are.
+    """
+    places = _runs(row)
+    if not len(places):
+        return None
+    content = [array[places].reshape(len(places), -1).T for array in encoded.values()]
+    by = [*reversed(np.concatenate(content)), label[places], row[places], split[places]]
+    order = np.arange(len(row))
+    order[places] = places[np.lexsort(by)]
+    return order
+
+
+def _runs(keys: NDArray[np.generic]) -> NDArray[np.int64]:
+    """Places of keys (B,) that equal one next to them."""
+    same = keys[1:] == keys[:-1]
+    return np.flatnonzero(np.append(same, False) | np.append(False, same))
 
 
 def _write(
@@ -167,18 +172,19 @@ def _write(
     path = f"{SPLIT}={split}/part-{uuid.uuid4()}.parquet"
     target = Path(folder) / path
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Indices shrink by a dictionary where they are few, else by their differences. Compressing them
-    # besides takes longer to write and twice as long to read. Nobody filters by them.
-    encoded = {f"{i.name}.list.element" if i.encode == "multi" else i.name: i for i in inputs}
-    indices = {leaf: i.cardinality for leaf, i in encoded.items() if i.encode != "value"}
+    # Indices shrink by their differences. Compressing them besides takes longer to write and twice
+    # as long to read. Nobody filters by them.
+    indices = [
+        f"{i.name}.list.element" if i.encode == "multi" else i.name
+        for i in inputs
+        if i.encode != "value"
+    ]
     kept = [name for name in table.column_names if name not in {i.name for i in inputs}]
     with parquet.ParquetWriter(
         target,
         table.schema,
-        use_dictionary=[leaf for leaf, size in indices.items() if size <= _FEW_VALUES],
-        column_encoding={
-            leaf: "DELTA_BINARY_PACKED" for leaf, size in indices.items() if size > _FEW_VALUES
-        },
+        use_dictionary=False,
+        column_encoding=dict.fromkeys(indices, "DELTA_BINARY_PACKED"),
         compression=dict.fromkeys(kept, "SNAPPY"),
         write_statistics=kept,
         store_schema=False,
