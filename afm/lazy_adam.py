@@ -26,7 +26,7 @@ class LazyAdam:
 
     The semantics are those of :class:`torch.optim.SparseAdam`, not of dense Adam: a row that is not
     looked up keeps its weights and its moments, which decay only when it is; bias correction
-    counts all steps. L2 likewise acts on rows that are looked up (:func:`afm.train.penalty`).
+    counts all steps. L2 likewise acts on rows that are looked up (:func:`afm.objective.penalty`).
 
     Args:
         embedding: The embedding table (R, K), changed in place.

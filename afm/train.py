@@ -13,8 +13,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
-from torch.optim import Adam, Optimizer
 
 from afm import checkpoint
 from afm.artifact import (
@@ -33,15 +31,16 @@ from afm.artifact import (
 )
 from afm.checkpoint import Checkpoint
 from afm.errors import ArtifactError, TrainError
-from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks
 from afm.metrics import Metrics, compute, state_from_counts, state_of
-from afm.model import AFM, FM, build_model
+from afm.model import FM, build_model
+from afm.objective import losses, penalty
+from afm.optimizers import Optimizers
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.reader import Batch, Part, Shuffle, open_part
 from afm.slots import Layout
 from afm.tables import read_prepared, table_uri
-from conf.schema import L2, Config, TrainConfig
+from conf.schema import Config, TrainConfig
 from features.spec import Prepared
 
 
@@ -63,10 +62,7 @@ class Trainee:
     """What changes while training."""
 
     model: FM
-    dense: Optimizer
-    """Of all weights but the two tables."""
-    lazy: LazyAdam
-    """Of the embedding table and the linear weights."""
+    optimizers: Optimizers
     curves: list[Epoch]
     best: dict[str, Tensor]
     """Weights of the best epoch so far; only the leader keeps them."""
@@ -203,35 +199,6 @@ def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
     return done >= settings.epochs or done - best_epoch(curves) >= settings.patience
 
 
-def penalty(
-    model: FM, vectors: Tensor, x: Tensor, l2: L2, *, global_rows: int, size: int
-) -> Tensor:
-    """One rank's share of the L2 penalties; the shares of all ranks add up to
-
-    λ_embedding · (mean over the step's rows of Σ_s ‖V[row_s]‖²) + λ_attention · ‖W‖².
-
-    Args:
-        model: The model.
-        vectors: The slots' embeddings (B, S, K).
-        x: The slots' numbers (B, S); slots of 0 do not count.
-        l2: The two λ.
-        global_rows: Rows of the step over all ranks.
-        size: How many ranks there are.
-
-    Returns:
-        A scalar.
-    """
-    total = model.bias.new_zeros(())
-    if l2.embedding:
-        # Only what the batch looks up: Adam steps by its rate however small a gradient is, so
-        # weight decay over the whole table would wipe out the embeddings of rare values.
-        squares = vectors.square().sum(dim=2)  # (B, S)
-        total = total + l2.embedding * (squares * (x != 0)).sum() / global_rows
-    if l2.attention and isinstance(model, AFM):
-        total = total + l2.attention * model.attention.W.square().sum() / size
-    return total
-
-
 @torch.no_grad()
 def measure(model: FM, part: Part, ranks: Ranks, device: torch.device) -> Metrics:
     """Measures a model on a split, over all ranks.
@@ -277,20 +244,16 @@ def _train_epoch(
     progress.start_epoch()
     for batch in plan.train.batches(Shuffle(settings.seed, number, settings.shuffle_rows)):
         rows, x, labels = _tensors(batch, device)
-        trainee.dense.zero_grad()
         # Gradients end at what was looked up: those of whole tables would be as large as they are.
         vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
-        logits = model.logits(vectors, weights, x)
-        losses = binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+        sum_of_losses = losses(model.logits(vectors, weights, x), labels).sum()
         # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
-        loss = losses / batch.global_rows + penalty(
+        loss = sum_of_losses / batch.global_rows + penalty(
             model, vectors, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        ranks.step(trainee.dense)
-        found = looked_up(rows, x, vectors.grad, weights.grad)
-        trainee.lazy.step(*of_all_ranks(ranks, *found))
-        total += losses.detach()
+        trainee.optimizers.step(ranks, rows, x, vectors, weights)
+        total += sum_of_losses.detach()
         rows_done += batch.global_rows
         mine_done += len(batch)
         if ranks.leads and progress.due:
@@ -310,28 +273,16 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
     """The run's state: as its checkpoint has it, or new; the same on every rank."""
     settings = plan.config.train
     model = build_model(plan.train.layout, plan.config.model, settings.seed).to(device)
-    lazy = LazyAdam(model.embedding, model.linear, settings.learning_rate)
-    others = [
-        p
-        for name, p in model.named_parameters()
-        if p.requires_grad and name not in ("embedding", "linear")
-    ]
-    dense = ranks.optimizer(Adam(others, lr=settings.learning_rate), model)
-    for p in others:  # as Adam does at its first step; here, so that it can be filled
-        dense.state[p] = {
-            "step": torch.zeros(()),
-            "exp_avg": torch.zeros_like(p),
-            "exp_avg_sq": torch.zeros_like(p),
-        }
-    trainee = Trainee(model, dense, lazy, curves=[], best={})
+    optimizers = Optimizers.of(model, settings, ranks)
+    trainee = Trainee(model, optimizers, curves=[], best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
         _check_identity(plan, saved.identity)
         model.load_state_dict(dict(saved.weights))
-        for name, tensor in _moments(trainee).items():
+        for name, tensor in optimizers.state.items():
             tensor.copy_(saved.optimizer[name])
         trainee.curves, trainee.best = list(saved.curves), dict(saved.best)
     ranks.copy(model.state_dict())
-    ranks.copy(_moments(trainee))
+    ranks.copy(optimizers.state)
     trainee.curves = list(curves_from_json(ranks.share(curves_to_json(trainee.curves).decode())))
     return trainee
 
@@ -346,7 +297,7 @@ def _keep(plan: Plan, trainee: Trainee) -> None:
             identity=plan.identity,
             curves=trainee.curves,
             weights=trainee.model.state_dict(),
-            optimizer=_moments(trainee),
+            optimizer=trainee.optimizers.state,
             best=trainee.best,
         ),
     )
@@ -374,16 +325,6 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
     save(plan.folder, weights, trainee.curves, manifest)
     checkpoint.remove(plan.folder)
     return manifest
-
-
-def _moments(trainee: Trainee) -> dict[str, Tensor]:
-    """Adam's steps and moments, by the name of their parameter."""
-    dense = {
-        f"{name}/{key}": tensor
-        for name, p in trainee.model.named_parameters()
-        for key, tensor in trainee.dense.state.get(p, {}).items()
-    }
-    return dense | {f"lazy/{key}": tensor for key, tensor in trainee.lazy.state.items()}
 
 
 def _check_identity(plan: Plan, identity: str) -> None:

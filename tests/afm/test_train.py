@@ -20,10 +20,11 @@ from afm.artifact import Epoch, Manifest, load, read_curves
 from afm.errors import ArtifactError, TableError, TrainError
 from afm.metrics import Metrics
 from afm.model import build_model
+from afm.objective import penalty
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.slots import Layout
-from afm.train import best_epoch, is_over, penalty, train
+from afm.train import best_epoch, is_over, train
 from conf.load import load as load_config
 from conf.schema import L2, Config, ModelConfig, TrainConfig
 from features.spec import FeatureSpec
