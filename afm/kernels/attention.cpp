@@ -427,6 +427,24 @@ void read_off(const Shape& s, const BackwardScratch& scratch, float* sums) {
     for (int64_t p = 0; p < s.P(); ++p) *sums++ = sum_of_lanes(scratch.bias[p]);
 }
 
+// Gradients of W (A, K), b (A), h (A) and c (P), one after the other, from sums as read_off has them.
+// Returns where they end.
+float* weights_from_sums(const Shape& s, const float* W, const float* b, const float* h,
+                         const double* sums, float* out) {
+    const double *Q = sums, *q = Q + s.A * s.K, *c = q + s.A;
+    float *dW = out, *db = dW + s.A * s.K, *dh = db + s.A;
+    for (int64_t a = 0; a < s.A; ++a) {
+        double of_h = b[a] * q[a];
+        for (int64_t k = 0; k < s.K; ++k) {
+            dW[a * s.K + k] = h[a] * Q[a * s.K + k];
+            of_h += W[a * s.K + k] * Q[a * s.K + k];
+        }
+        db[a] = h[a] * q[a];
+        dh[a] = of_h;
+    }
+    return std::copy(c, c + s.P(), dh + s.A);
+}
+
 template <class Do>
 void for_rows_of(const Shape& s, int64_t chunk, const Do& work) {
     const int64_t end = std::min(s.B, (chunk + 1) * kChunk);
@@ -478,15 +496,11 @@ extern "C" void attention_pool_backward(int64_t B, int64_t F, int64_t K, int64_t
 
     std::vector<double> sums(size);
     for (size_t n = 0; n < sums_of_chunks.size(); ++n) sums[n % size] += sums_of_chunks[n];
-    const double *Q = sums.data(), *q = Q + A * K, *c = q + A;
-    for (int64_t a = 0; a < A; ++a) {
-        double of_h = b[a] * q[a];
-        for (int64_t k = 0; k < K; ++k) {
-            dW[a * K + k] = h[a] * Q[a * K + k];
-            of_h += W[a * K + k] * Q[a * K + k];
-        }
-        db[a] = h[a] * q[a];
-        dh[a] = of_h;
+    std::vector<float> dense(2 * A + A * K + s.P());
+    weights_from_sums(s, W, b, h, sums.data(), dense.data());
+    const float* from = dense.data();
+    for (const auto& [count, to] : {std::pair{A * K, dW}, {A, db}, {A, dh}, {s.P(), dpair_bias}}) {
+        std::copy_n(from, count, to);
+        from += count;
     }
-    std::copy(c, c + s.P(), dpair_bias);
 }

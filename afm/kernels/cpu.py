@@ -25,7 +25,7 @@ def library() -> CDLL | None:
         The kernel; None where it cannot be compiled, which is logged once.
     """
     loss = "training goes without the fused attention kernel, many times slower"
-    return load("vectors.h", "attention.cpp", otherwise=loss)
+    return load("vectors.h", "attention.cpp", "step.cpp", otherwise=loss)
 
 
 def serves(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> bool:

@@ -27,6 +27,12 @@ inline Vec load(const float* from) {
     return x;
 }
 
+inline Bits bits_of(Vec x) {
+    Bits bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
 inline void store(float* to, Vec x) { std::memcpy(to, &x, sizeof x); }
 
 // exp(x) to a unit in the last place for x in [-87, 88]; beyond, exp of the nearer end; NaN stays.
@@ -44,9 +50,7 @@ inline Vec exp_of(Vec x) {
     sum = sum * r + 1.6666665459e-1f;
     sum = sum * r + 5.0000001201e-1f;
     sum = sum * (r * r) + r + 1.0f;
-    Bits bits;
-    std::memcpy(&bits, &shifted, sizeof bits);
-    bits = (bits + 127u) << 23;  // 2ⁿ
+    const Bits bits = (bits_of(shifted) + 127u) << 23;  // 2ⁿ
     Vec power;
     std::memcpy(&power, &bits, sizeof power);
     return sum * power;

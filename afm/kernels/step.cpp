@@ -1,0 +1,197 @@
+// A training step of AFM but for the optimiser: look-up, forward, loss and backward, a few rows at a
+// time, so that nothing per pair leaves the processor's cache. Goes after attention.cpp, which says
+// how attention is differentiated.
+//
+// Letters: as there; S slots of a row, R rows of the embedding table. For one row of the batch, with
+// slots s of field f, x their numbers, ρ and ρ' the factors of dropout, 0 or 1 / (1 - rate), and c
+// the model's scale:
+//
+//     v_f = ρ_f ∘ Σ_s x_s V[row_s]    y = attention_pool(v)    ŷ = w0 + Σ_s x_s w[row_s] + pᵀ(c ρ'∘y)
+//
+// and with d the derivative of the loss by ŷ,
+//
+//     ∂w0 = d    ∂w[row_s] = d x_s    ∂p = d c ρ'∘y    ∂y = d c ρ'∘p    ∂V[row_s] = x_s ρ_f∘∂v_f
+
+#include <cmath>
+
+namespace {
+
+struct Batch {
+    int64_t S;
+    const int64_t *rows, *field_of_slot;  // (B, S), (S)
+    const float *x, *labels, *weights;    // (B, S), (B), (B) or null
+};
+
+struct Tables {
+    const float *embedding, *linear;  // (R, K), (R)
+    const float *pair_bias, *p, *bias;  // (P), (K), a number
+    float scale;
+};
+
+struct Settings {
+    float rate_of_fields, rate_of_pooled;  // of dropout
+    uint64_t seed;
+    float share;  // of a row in the mean loss
+    float l2;     // λ of the embeddings that are looked up
+};
+
+// Numbers that look random, the same for a seed and a place whatever the thread: the finaliser
+// "lowbias32" by Chris Wellons, twice.
+inline uint32_t hashed(uint32_t n) {
+    n ^= n >> 16;
+    n *= 0x7feb352du;
+    n ^= n >> 15;
+    n *= 0x846ca68bu;
+    return n ^ n >> 16;
+}
+
+// Multiplies by the factors of dropout.
+void drop(float rate, uint64_t seed, int64_t first, int64_t count, float* numbers) {
+    const auto low = static_cast<uint32_t>(seed), high = static_cast<uint32_t>(seed >> 32);
+    const auto threshold = static_cast<uint32_t>(4294967296.0 * rate);
+    const float factor = 1 / (1 - rate);
+    for (int64_t n = 0; n < count; ++n) {
+        const uint32_t drawn = hashed(hashed(static_cast<uint32_t>(first + n) ^ low) ^ high);
+        numbers[n] = drawn < threshold ? 0.0f : numbers[n] * factor;
+    }
+}
+
+struct StepScratch {
+    ForwardScratch forward;
+    BackwardScratch backward;
+    std::vector<float> v, dv;  // (kLanes, F, K)
+    std::vector<float> y, dy;  // (kLanes, K)
+    std::vector<float> weights, inverse;
+    std::vector<uint8_t> masks;
+    std::vector<double> p;  // ∂p of a chunk
+    double bias, loss;      // ∂w0 of a chunk, and its loss
+
+    explicit StepScratch(const Shape& s)
+        : forward(s), backward(s), v(kLanes * s.F * s.K), dv(v.size()), y(kLanes * s.K),
+          dy(y.size()), weights(kLanes * s.P()), inverse(kLanes),
+          masks(kLanes * s.P() * s.groups()), p(s.K) {}
+
+    void start_chunk() {
+        std::fill(p.begin(), p.end(), 0.0);
+        bias = loss = 0;
+        std::fill(backward.bias.begin(), backward.bias.end(), Vec{});
+        std::fill(backward.q.begin(), backward.q.end(), Vec{});
+        std::fill(backward.buckets.begin(), backward.buckets.end(), 0.0f);
+    }
+};
+
+// Field vectors of rows from row on, before dropout, and the linear terms of these rows.
+void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t row, int rows,
+             float* v, float* linear) {
+    const int64_t ahead = std::min(s.B * batch.S, (row + 2 * kLanes) * batch.S);
+    for (int64_t n = (row + kLanes) * batch.S; n < ahead; ++n) {  // the rows that come next
+        for (int64_t k = 0; k < s.K; k += 16)
+            __builtin_prefetch(model.embedding + batch.rows[n] * s.K + k);
+        __builtin_prefetch(model.linear + batch.rows[n]);
+    }
+    std::fill(v, v + rows * s.F * s.K, 0.0f);
+    for (int r = 0; r < rows; ++r) {
+        linear[r] = 0;
+        for (int64_t slot = 0; slot < batch.S; ++slot) {
+            const int64_t n = (row + r) * batch.S + slot;
+            const float x = batch.x[n];
+            const float* from = model.embedding + batch.rows[n] * s.K;
+            float* to = v + (r * s.F + batch.field_of_slot[slot]) * s.K;
+            for (int64_t k = 0; k < s.K; ++k) to[k] += x * from[k];
+            linear[r] += x * model.linear[batch.rows[n]];
+        }
+    }
+}
+
+// Gradients of what was looked up (S, K) and (S), of one row.
+void to_slots(const Shape& s, const Batch& batch, const Tables& model, int64_t row, const float* dv,
+              float d, float l2, float* embedding, float* linear) {
+    for (int64_t slot = 0; slot < batch.S; ++slot, embedding += s.K) {
+        const int64_t n = row * batch.S + slot;
+        const float x = batch.x[n];
+        const float* from = dv + batch.field_of_slot[slot] * s.K;
+        for (int64_t k = 0; k < s.K; ++k) embedding[k] = x * from[k];
+        if (l2 != 0 && x != 0)
+            for (int64_t k = 0; k < s.K; ++k)
+                embedding[k] += l2 * model.embedding[batch.rows[n] * s.K + k];
+        linear[slot] = d * x;
+    }
+}
+
+}  // namespace
+
+// Arrays are contiguous. Gradients: of the look-ups, embedding (B, S, K) and linear (B, S); dense,
+// one after the other, of W (A, K), b (A), h (A), pair_bias (P), p (K) and w0. Returns the sum of
+// the rows' losses.
+extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t threads,
+                           const float* W, const float* b, const float* h, const Batch* batch,
+                           const Tables* model, const Settings* settings, float* embedding,
+                           float* linear, float* dense) {
+    const Shape s{B, F, K, A};
+    const Network net(s, W, b, h);
+    const std::vector<float> table = table_of_sums(s, W, h);
+    const int64_t size = A * K + A + s.P(), all = size + K + 2;
+    std::vector<double> sums_of_chunks((B + kChunk - 1) / kChunk * all);
+    for_each_chunk<StepScratch>(s, threads, [&](int64_t chunk, StepScratch& scratch) {
+        scratch.start_chunk();
+        for_rows_of(s, chunk, [&](int64_t row, int rows) {
+            float sums[kLanes], ds[kLanes];
+            float* v = scratch.v.data();
+            const int64_t numbers = F * K, dropped = B * numbers;
+            look_up(s, *batch, *model, row, rows, v, sums);
+            const float rate = settings->rate_of_fields, other = settings->rate_of_pooled;
+            if (rate > 0) drop(rate, settings->seed, row * numbers, rows * numbers, v);
+            const Kept<float, uint8_t> kept{scratch.weights.data(), scratch.masks.data(),
+                                            scratch.inverse.data()};
+            float *y = scratch.y.data(), *dy = scratch.dy.data();
+            forward_rows<true>(s, net, model->pair_bias, v, rows, scratch.forward, kept, y);
+            for (int64_t n = 0; n < rows * K; ++n) {
+                y[n] *= model->scale;
+                dy[n] = model->p[n % K] * model->scale;
+            }
+            if (other > 0) {
+                drop(other, settings->seed, dropped + row * K, rows * K, y);
+                drop(other, settings->seed, dropped + row * K, rows * K, dy);
+            }
+            for (int r = 0; r < rows; ++r) {
+                double logit = *model->bias + sums[r];
+                for (int64_t k = 0; k < K; ++k) logit += model->p[k] * y[r * K + k];
+                const double label = batch->labels[row + r];
+                const double weight = batch->weights ? batch->weights[row + r] : 1;
+                const double small = std::exp(-std::abs(logit));  // no overflow
+                scratch.loss +=
+                    weight * (std::max(logit, 0.0) - logit * label + std::log1p(small));
+                const double sigmoid = (logit >= 0 ? 1 : small) / (1 + small);
+                const double d = weight * (sigmoid - label) * settings->share;
+                ds[r] = static_cast<float>(d);
+                scratch.bias += d;
+                for (int64_t k = 0; k < K; ++k) {
+                    scratch.p[k] += d * y[r * K + k];
+                    dy[r * K + k] *= ds[r];
+                }
+            }
+            const Kept<const float, const uint8_t> read{kept.weights, kept.masks, kept.inverse};
+            float* dv = scratch.dv.data();
+            backward_rows(s, v, read, dy, table, rows, scratch.backward, dv);
+            if (rate > 0) drop(rate, settings->seed, row * numbers, rows * numbers, dv);
+            const float l2 = 2 * settings->l2 * settings->share;
+            for (int r = 0; r < rows; ++r) {
+                const int64_t slot = (row + r) * batch->S;
+                to_slots(s, *batch, *model, row + r, dv + r * numbers, ds[r], l2,
+                         embedding + slot * K, linear + slot);
+            }
+        });
+        double* sums = &sums_of_chunks[chunk * all];
+        std::vector<float> of_attention(size);
+        read_off(s, scratch.backward, of_attention.data());
+        sums = std::copy(of_attention.begin(), of_attention.end(), sums);
+        sums = std::copy(scratch.p.begin(), scratch.p.end(), sums);
+        *sums++ = scratch.bias;
+        *sums++ = scratch.loss;
+    });
+    std::vector<double> sums(all);
+    for (size_t n = 0; n < sums_of_chunks.size(); ++n) sums[n % all] += sums_of_chunks[n];
+    dense = weights_from_sums(s, W, b, h, sums.data(), dense);
+    std::copy(sums.begin() + size, sums.end() - 1, dense);
+    return sums.back();
+}

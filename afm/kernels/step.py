@@ -1,0 +1,117 @@
+"""A training step of AFM on CPUs, up to the gradients: ``step.cpp`` on tensors of torch.
+
+Letters: B rows, S slots, F fields, P pairs of fields, K embedding, A attention units.
+"""
+
+from ctypes import Structure, byref, c_double, c_float, c_int64, c_uint64, c_void_p
+
+import torch
+from torch import Tensor
+
+from afm.kernels import cpu
+from afm.model import AFM
+
+
+def serves(model: torch.nn.Module) -> bool:
+    """Whether the kernel trains this model.
+
+    Args:
+        model: A model.
+
+    Returns:
+        True for an AFM of several fields in float32 on the CPU, where the kernel can be had.
+    """
+    if not isinstance(model, AFM) or model.fields < 2:
+        return False
+    fit = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
+    return fit and cpu.library() is not None
+
+
+def gradients(
+    model: AFM,
+    rows: Tensor,
+    x: Tensor,
+    labels: Tensor,
+    weights: Tensor | None = None,
+    *,
+    global_rows: float,
+    l2: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log loss of a batch and its gradients, as ``backward`` would leave them.
+
+    Those of the model's weights other than the two tables are set (``Tensor.grad``). It runs on as
+    many threads as torch does; their number does not change the result. Dropout draws from torch's
+    global generator.
+
+    Args:
+        model: The model, in training.
+        rows: Embedding rows (B, S).
+        x: Their numbers (B, S).
+        labels: 0 or 1 (B,).
+        weights: Weights of the rows (B,), 1 if left out.
+        global_rows: What the sum of the losses is divided by.
+        l2: λ of the squares of the embeddings with x ≠ 0, whose sum is divided likewise.
+
+    Returns:
+        The sum of the losses, before it is divided and without the penalty; gradients of the
+        slots' embeddings (B, S, K) and of their linear weights (B, S).
+    """
+    size, slots = rows.shape
+    attention = model.attention
+    units, k = attention.W.shape
+    field_of_slot = model.field_of_slot
+    batch = _Batch(slots, *map(_address, (rows, field_of_slot, x, labels, weights)))
+    tables = (model.embedding, model.linear, attention.pair_bias, model.p, model.bias)
+    seed = int(torch.randint(2**63 - 1, ()))
+    embedding, linear = x.new_empty(size, slots, k), x.new_empty(size, slots)
+    counts = [weight.numel() for weight in _dense(model)]
+    dense = x.new_empty(sum(counts))
+    kernel = cpu.library()
+    assert kernel is not None  # as serves() has seen
+    kernel.afm_step.restype = c_double
+    loss = kernel.afm_step(
+        *map(c_int64, (size, model.fields, k, units, torch.get_num_threads())),
+        *(c_void_p(_address(t)) for t in (attention.W, attention.b, attention.h)),
+        byref(batch),
+        byref(_Tables(*map(_address, tables), model.scale)),
+        byref(_Settings(model.embedding_dropout.p, model.dropout.p, seed, 1 / global_rows, l2)),
+        *(c_void_p(_address(t)) for t in (embedding, linear, dense)),
+    )
+    for weight, grad in zip(_dense(model), dense.split_with_sizes(counts), strict=True):
+        if weight.requires_grad:
+            weight.grad = grad.view(weight.shape)
+    return torch.tensor(loss, dtype=torch.float64), embedding, linear
+
+
+def _dense(model: AFM) -> tuple[Tensor, ...]:
+    """The weights but for the tables, in the order of the kernel's gradients."""
+    attention = model.attention
+    return (attention.W, attention.b, attention.h, attention.pair_bias, model.p, model.bias)
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    if tensor is None:
+        return None
+    assert tensor.is_contiguous()
+    return tensor.data_ptr()
+
+
+class _Batch(Structure):
+    _fields_ = [
+        ("slots", c_int64),
+        *((name, c_void_p) for name in ("rows", "field_of_slot", "x", "labels", "weights")),
+    ]
+
+
+class _Tables(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("embedding", "linear", "pair_bias", "p", "bias")),
+        ("scale", c_float),
+    ]
+
+
+class _Settings(Structure):
+    _fields_ = [
+        *(("rate_of_fields", c_float), ("rate_of_pooled", c_float), ("seed", c_uint64)),
+        *(("share", c_float), ("l2", c_float)),
+    ]
