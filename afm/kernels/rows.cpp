@@ -4,12 +4,14 @@
 // Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 //
 // Look-ups are sorted by row, so that those of one row are neighbours and the tables are walked
-// upwards. A row belongs to one thread, which adds its gradients up in the order of the look-ups:
-// no atomics are needed, and the number of threads does not change the result.
+// upwards. A row belongs to one thread, which adds its gradients up in the order of the look-ups: no
+// atomics are needed, and the number of threads does not change the result. There are fewer than 2³²
+// rows and look-ups.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -19,23 +21,24 @@ constexpr int kDigit = 11;      // bits of a row per sweep of the sort; its coun
 constexpr int64_t kAhead = 8;  // rows fetched in advance: of large tables, none is in a cache
 
 struct LookUp {
-    int64_t row, number;
+    uint32_t row, number;
 };
+using LookUps = std::unique_ptr<LookUp[]>;  // unlike a vector, it is not filled with zeros first
 
 // By row, and by number within each: a radix sort.
-std::vector<LookUp> sorted(int64_t N, const int64_t* rows) {
-    std::vector<LookUp> look_ups(N), next(N);
-    int64_t bits = 0;
+LookUps sorted(int64_t N, const int64_t* rows) {
+    LookUps look_ups(new LookUp[N]), next(new LookUp[N]);
+    uint32_t bits = 0;
     for (int64_t n = 0; n < N; ++n) {
-        look_ups[n] = {rows[n], n};
-        bits |= rows[n];
+        look_ups[n] = {static_cast<uint32_t>(rows[n]), static_cast<uint32_t>(n)};
+        bits |= look_ups[n].row;
     }
-    for (int shift = 0; shift < 63 && bits >> shift; shift += kDigit) {
+    for (int shift = 0; shift < 32 && bits >> shift; shift += kDigit) {
         const auto digit = [&](const LookUp& l) { return l.row >> shift & ((1 << kDigit) - 1); };
         int64_t places[(1 << kDigit) + 1] = {};
-        for (const LookUp& l : look_ups) ++places[digit(l) + 1];
+        for (int64_t n = 0; n < N; ++n) ++places[digit(look_ups[n]) + 1];
         for (int d = 0; d < 1 << kDigit; ++d) places[d + 1] += places[d];
-        for (const LookUp& l : look_ups) next[places[digit(l)]++] = l;
+        for (int64_t n = 0; n < N; ++n) next[places[digit(look_ups[n])]++] = look_ups[n];
         look_ups.swap(next);
     }
     return look_ups;
@@ -60,7 +63,7 @@ struct Gradients {
 template <class Use>
 int64_t for_each_row(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
                      const Gradients& grads, const Use& use) {
-    const std::vector<LookUp> look_ups = sorted(N, rows);
+    const LookUps look_ups = sorted(N, rows);
     std::vector<int64_t> starts;  // of each row among the look-ups, and their end
     for (int64_t n = 0; n < N; ++n)
         if (n == 0 || look_ups[n].row != look_ups[n - 1].row) starts.push_back(n);
