@@ -92,7 +92,8 @@ class Artifact:
     manifest: Manifest
     weights: dict[str, NDArray[np.float32]]
     """By name: ``bias`` (), ``linear`` (R,), ``embedding`` (R, K); for AFM also ``p`` (K,) and
-    ``attention.`` with ``W`` (A, K), ``b`` (A,), ``h`` (A,), ``pair_bias`` (P,)."""
+    ``attention.`` with ``W`` (A, K), ``b`` (A,), ``h`` (A,), ``pair_bias`` (P,); for FwFM also
+    ``pair_weights`` (P,)."""
 
     @property
     def layout(self) -> Layout:
@@ -247,7 +248,7 @@ def load(models_root: str | Path, model: str, run: str | None = None) -> Artifac
 
     Args:
         models_root: Folder of the models.
-        model: ``afm`` or ``fm``.
+        model: ``afm``, ``fm`` or ``fwfm``.
         run: Name of the run; the latest if left out.
 
     Returns:

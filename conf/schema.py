@@ -410,10 +410,12 @@ class PrepareConfig(Section):
 
 
 class ModelConfig(Section):
-    """The model (Xiao et al., IJCAI 2017, and its rival FM)."""
+    """The model (AFM: Xiao et al., IJCAI 2017), or one of its rivals."""
 
-    name: Literal["afm", "fm"] = Field(
-        "afm", description="`afm`, or `fm`: the same model without attention."
+    name: Literal["afm", "fm", "fwfm"] = Field(
+        "afm",
+        description="`afm`; `fm`: the same model without attention; `fwfm`: FM with a learned "
+        "weight per pair of fields (Pan et al., WWW 2018).",
     )
     embedding_size: int = Field(32, ge=1, description="K, the length of an embedding.")
     attention_size: int = Field(16, ge=1, description="A, the hidden units of the attention.")

@@ -2,7 +2,7 @@
 
     python jobs/train.py conf/movielens.yaml                      # one process
     horovodrun -np 2 python jobs/train.py conf/movielens.yaml     # two on this machine
-    python jobs/train.py conf/movielens.yaml model.name=fm        # the rival, for comparison
+    python jobs/train.py conf/movielens.yaml model.name=fm        # a rival (fm, fwfm), to compare
 
 It needs the tables of jobs/prepare.py, and leaves <models>/<model>/<run>/, to which `latest`
 points. A run that was interrupted goes on after its last epoch; a finished one is left as it is.

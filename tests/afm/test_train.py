@@ -82,7 +82,7 @@ def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     monkeypatch.setattr(train_module, "measure", measure)
 
 
-@pytest.mark.parametrize("name", ["afm", "fm"])
+@pytest.mark.parametrize("name", ["afm", "fm", "fwfm"])
 def test_model_learns_what_was_planted(
     prepared_root: Path, config_of: ConfigOf, ranks: Ranks, name: str
 ) -> None:
