@@ -9,8 +9,9 @@ from typing import Self
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adagrad, Adam, Optimizer
 
+from afm.lazy_adagrad import LazyAdagrad
 from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks
 from afm.model import FM
 from afm.ranks import Ranks
@@ -27,7 +28,7 @@ class Optimizers:
     """Of all weights but the two tables."""
     weights: Mapping[str, Tensor]
     """These weights."""
-    lazy: LazyAdam
+    lazy: LazyAdam | LazyAdagrad
     """Of the embedding table and the linear weights."""
 
     @classmethod
@@ -39,15 +40,14 @@ class Optimizers:
             settings: The ``train`` section.
             ranks: The ranks, whose gradients are added up.
         """
-        lazy = LazyAdam(model.embedding, model.linear, settings.learning_rate)
+        adam, rate = settings.optimizer == "adam", settings.learning_rate
+        lazy = (LazyAdam if adam else LazyAdagrad)(model.embedding, model.linear, rate)
         others = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in _TABLES}
-        dense = ranks.optimizer(Adam(others.values(), lr=settings.learning_rate), model)
+        dense = ranks.optimizer((Adam if adam else Adagrad)(others.values(), lr=rate), model)
+        remembered = ("exp_avg", "exp_avg_sq") if adam else ("sum",)
         for p in others.values():  # as Adam does at its first step; here, so that it can be filled
-            dense.state[p] = {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
+            zeros = {name: torch.zeros_like(p) for name in remembered}
+            dense.state[p] = {"step": torch.zeros(()), **zeros}
         return cls(dense, others, lazy)
 
     @property

@@ -35,12 +35,13 @@ from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
 from afm.objective import losses, penalty
 from afm.optimizers import Optimizers
+from afm.pretrained import Pretrained, find_pretrained, start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.reader import Batch, Part, Shuffle, open_part
 from afm.slots import Layout
 from afm.tables import read_prepared, table_uri
-from conf.schema import Config, TrainConfig
+from conf.schema import Config, Loss, TrainConfig
 from features.spec import Prepared
 
 
@@ -53,6 +54,8 @@ class Plan:
     features: TableVersion
     identity: str
     folder: Path
+    pretrained: Pretrained | None
+    """What the model starts from, if that is not chance."""
     train: Part
     validation: Part
 
@@ -105,7 +108,7 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
         begin = time.monotonic()
         loss = _train_epoch(plan, trainee, ranks, progress, device, number)
         speed = plan.train.rows / (time.monotonic() - begin)
-        validation = measure(trainee.model, plan.validation, ranks, device)
+        validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
         trainee.curves.append(Epoch(number, loss, validation, speed))
         if ranks.leads:
             _keep(plan, trainee)
@@ -131,6 +134,7 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
         TableError: The prepared tables cannot be read.
         TrainError: The tables were prepared with another configuration, or the training or
             validation rows are none, or all of one class.
+        ArtifactError: ``model.pretrained`` names no run that the model can start from.
     """
     root = config.tables.root
     prepared = read_prepared(root)
@@ -147,9 +151,12 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
     )
     _check_labels("training", training)
     _check_labels("validation", validation)
-    identity = identity_of(config, prepared.spec, features)
+    pretrained = find_pretrained(config, prepared.spec)
+    identity = identity_of(
+        config, prepared.spec, features, None if pretrained is None else pretrained.identity
+    )
     folder = run_folder(config, identity)
-    return Plan(config, prepared, features, identity, folder, training, validation)
+    return Plan(config, prepared, features, identity, folder, pretrained, training, validation)
 
 
 def finished_run(plan: Plan) -> Manifest | None:
@@ -200,7 +207,7 @@ def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
 
 
 @torch.no_grad()
-def measure(model: FM, part: Part, ranks: Ranks, device: torch.device) -> Metrics:
+def measure(model: FM, part: Part, ranks: Ranks, device: torch.device, loss: Loss) -> Metrics:
     """Measures a model on a split, over all ranks.
 
     Args:
@@ -208,22 +215,23 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device) -> Metric
         part: The split, as this rank reads it.
         ranks: The ranks.
         device: Where the model is.
+        loss: What it was trained for.
 
     Returns:
         The metrics, the same on every rank.
     """
     model.eval()
-    logits, labels = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    scores, labels = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
     for batch in part.batches():
         rows, x, _ = _tensors(batch, device)
-        logits.append(model(rows, x).cpu().numpy())
+        scores.append(model(rows, x).cpu().numpy())
         labels.append(batch.labels)
-    state = state_of(np.concatenate(logits), np.concatenate(labels))
+    state = state_of(np.concatenate(scores), np.concatenate(labels))
     # float64 holds a float32 exactly, so one table carries scores and counts.
-    mine = np.stack([state.logits.astype(np.float64), state.positives, state.negatives], axis=1)
+    mine = np.stack([state.scores.astype(np.float64), state.positives, state.negatives], axis=1)
     (everyones,) = ranks.gather(torch.from_numpy(mine))  # (Σ D, 3)
     with ranks.leader_first():
-        return compute(state_from_counts(*everyones.numpy().T))
+        return compute(state_from_counts(*everyones.numpy().T), loss)
 
 
 def _train_epoch(
@@ -246,7 +254,7 @@ def _train_epoch(
         rows, x, labels = _tensors(batch, device)
         # Gradients end at what was looked up: those of whole tables would be as large as they are.
         vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
-        sum_of_losses = losses(model.logits(vectors, weights, x), labels).sum()
+        sum_of_losses = losses(model.logits(vectors, weights, x), labels, settings.loss).sum()
         # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
         loss = sum_of_losses / batch.global_rows + penalty(
             model, vectors, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
@@ -273,6 +281,8 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
     """The run's state: as its checkpoint has it, or new; the same on every rank."""
     settings = plan.config.train
     model = build_model(plan.train.layout, plan.config.model, settings.seed).to(device)
+    if ranks.leads and plan.pretrained is not None:
+        start_from(model, plan.pretrained)
     optimizers = Optimizers.of(model, settings, ranks)
     trainee = Trainee(model, optimizers, curves=[], best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 Side = Literal["user", "item", "context"]
 Split = Literal["train", "validation", "test"]
+Loss = Literal["log", "squared"]
 
 RESERVED = frozenset(
     {"user_key", "item_key", "event_time", "label", "split", "row", "sampled"}
@@ -430,10 +431,22 @@ class ModelConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the pooled vector.")
     embedding_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
     init_std: float = Field(0.1, gt=0, description="Standard deviation of initial embeddings.")
+    pretrained: str | None = Field(
+        None,
+        description="A finished FM to start from, as the paper does: `fm`, this pipeline's latest, "
+        "or the folder of a run of the same features and K. Embeddings, linear weights and bias "
+        "are taken from it.",
+    )
+
+    @model_validator(mode="after")
+    def _starts_from_another(self) -> Self:
+        if self.pretrained is not None and self.name == "fm":
+            raise ValueError("pretrained is for afm and fwfm, which start from an fm; leave it out")
+        return self
 
 
 class L2(Section):
-    """Weights of the L2 penalties, added to the mean log loss of a batch."""
+    """Weights of the L2 penalties, added to the mean loss of a batch."""
 
     embedding: float = Field(
         0.0, ge=0, description="On the embeddings that the batch looks up, mean over its rows."
@@ -454,7 +467,16 @@ class TrainConfig(Section):
         description="Rows per step over all ranks together, so that the number of "
         "ranks does not change the model.",
     )
-    learning_rate: float = Field(5e-3, gt=0, description="Adam's step size.")
+    loss: Loss = Field(
+        "log",
+        description="`log`: the log loss; scores are logits. `squared`, the paper's: the squared "
+        "error to targets of 1 and -1 for the labels 1 and 0; a score estimates 2p - 1, so the "
+        "probability is (1 + score) / 2, cut off at 0 and 1.",
+    )
+    optimizer: Literal["adam", "adagrad"] = Field(
+        "adam", description="`adam`, or `adagrad`, the paper's; both touch looked-up rows only."
+    )
+    learning_rate: float = Field(5e-3, gt=0, description="The optimiser's step size.")
     l2: L2 = Field(default_factory=L2, description="The L2 penalties.")
     patience: int = Field(
         2, ge=1, description="Epochs without a better validation AUC before training stops."

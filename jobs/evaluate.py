@@ -3,7 +3,7 @@
     spark-submit --properties-file conf/spark.conf jobs/evaluate.py conf/movielens.yaml
 
 Every model that has finished training on the present tables is measured. Writes the Delta table
-`metrics`: one row per model with accuracy, AUC, F1 and log loss.
+`metrics`: one row per model with accuracy, AUC, F1, log loss and RMSE.
 """
 
 from collections.abc import Iterable, Iterator
@@ -43,7 +43,10 @@ def main(config: Config) -> None:
     test = features.where(F.col(SPLIT) == "test")
     states = {name: score_counts(test, artifact) for name, artifact in artifacts.items()}
     (train,) = features.where(F.col(SPLIT) == "train").agg(F.mean(LABEL).alias("rate")).collect()
-    measured = {name: compute(state) for name, state in states.items()}
+    measured = {
+        name: compute(states[name], artifact.manifest.config.train.loss)
+        for name, artifact in artifacts.items()
+    }
     measured[CONSTANT] = compute(constant_state(states[config.model.name], train["rate"]))
 
     runs = {name: artifact.manifest.run for name, artifact in artifacts.items()}
@@ -111,10 +114,11 @@ def report(measured: dict[str, Metrics]) -> str:
     first = next(iter(measured.values()))
     lines = [
         f"{first.rows:,.0f} test rows, {first.positive_rate:.1%} positive",
-        "  model          accuracy     AUC      F1  log loss",
+        "  model          accuracy     AUC      F1  log loss    RMSE",
     ]
     lines += [
-        f"  {name:<13} {m.accuracy:>9.4f} {m.auc:>7.4f} {m.f1:>7.4f} {m.log_loss:>9.4f}"
+        f"  {name:<13} {m.accuracy:>9.4f} {m.auc:>7.4f} {m.f1:>7.4f} {m.log_loss:>9.4f} "
+        f"{m.rmse:>7.4f}"
         for name, m in measured.items()
     ]
     return "\n".join(lines)

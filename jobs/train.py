@@ -42,7 +42,8 @@ def main(config: Config) -> None:
         print(
             f"{config.model.name} run {manifest.run}: best epoch {manifest.best_epoch} of "
             f"{manifest.epochs}, validation AUC {metrics.auc:.4f}, accuracy "
-            f"{metrics.accuracy:.4f}, F1 {metrics.f1:.4f}, log loss {metrics.log_loss:.4f}\n"
+            f"{metrics.accuracy:.4f}, F1 {metrics.f1:.4f}, log loss {metrics.log_loss:.4f}, "
+            f"RMSE {metrics.rmse:.4f}\n"
             f"model: {run_folder(config, manifest.identity)}"
         )
 

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    log_loss,
+    mean_squared_error,
+    roc_auc_score,
+)
 
 from afm.errors import MetricError
 from afm.metrics import compute, merge, state_from_counts, state_of
@@ -44,8 +50,26 @@ def test_against_scikit_learn(kind: str) -> None:
         assert metrics.log_loss == pytest.approx(
             log_loss(labels, probabilities, sample_weight=weights), abs=1e-12
         )
+    assert metrics.rmse == pytest.approx(
+        mean_squared_error(2 * labels - 1, 2 * probabilities - 1, sample_weight=weights) ** 0.5,
+        abs=1e-12,
+    )
     assert metrics.rows == pytest.approx(weights.sum())
     assert metrics.positive_rate == pytest.approx((weights * labels).sum() / weights.sum())
+
+
+@pytest.mark.parametrize("kind", ["distinct", "tied", "weighted", "extreme"])
+def test_scores_of_squared_loss_against_scikit_learn(kind: str) -> None:
+    scores, labels, weights = scored_rows(kind)
+    z, given = scores.astype(np.float64), {"sample_weight": weights}
+    metrics = compute(state_of(scores, labels, weights), "squared")
+    targets = 2 * labels - 1
+    assert metrics.rmse == pytest.approx(mean_squared_error(targets, z, **given) ** 0.5)
+    assert metrics.auc == pytest.approx(roc_auc_score(labels, z, **given), abs=1e-12)
+    assert metrics.accuracy == pytest.approx(accuracy_score(labels, z >= 0, **given), abs=1e-12)
+    assert metrics.f1 == pytest.approx(f1_score(labels, z >= 0, **given), abs=1e-12)
+    probabilities = np.clip((1 + z) / 2, 1e-6, 1 - 1e-6)
+    assert metrics.log_loss == pytest.approx(log_loss(labels, probabilities, **given))
 
 
 def test_log_loss_stays_exact_when_probabilities_round_to_one() -> None:

@@ -20,7 +20,7 @@ from afm.artifact import Epoch, Manifest, load, read_curves
 from afm.errors import ArtifactError, TableError, TrainError
 from afm.metrics import Metrics
 from afm.model import build_model
-from afm.objective import penalty
+from afm.objective import losses, penalty
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.slots import Layout
@@ -29,6 +29,7 @@ from conf.load import load as load_config
 from conf.schema import L2, Config, ModelConfig, TrainConfig
 from features.spec import FeatureSpec
 from tests.afm.planted import planted_rows, write_features, write_prepared
+from tests.afm.some_metrics import metrics_of
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -100,6 +101,19 @@ def test_model_learns_what_was_planted(
     assert report.count("\n") == len(curves)
 
 
+@pytest.mark.parametrize("name", ["afm", "fm", "fwfm"])
+def test_adagrad_learns_what_was_planted_too(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, name: str
+) -> None:
+    config = config_of(
+        prepared_root,
+        model={"name": name, "embedding_size": 8, "init_std": 0.3, "embedding_dropout": 0.0},
+        train={"epochs": 8, "batch_size": 64, "learning_rate": 0.1, "optimizer": "adagrad"},
+    )
+    manifest, _ = run(config, ranks)
+    assert manifest.validation.auc > 0.75
+
+
 def test_saved_weights_are_those_of_the_measured_model(
     prepared_root: Path, config_of: ConfigOf, ranks: Ranks, spec: FeatureSpec, layout: Layout
 ) -> None:
@@ -108,7 +122,7 @@ def test_saved_weights_are_those_of_the_measured_model(
     model = build_model(layout, config.model, seed=0)
     model.load_state_dict({n: torch.from_numpy(w) for n, w in weights_of(config).items()})
     plan = train_module.make_plan(config, rank=0, size=1)
-    measured = train_module.measure(model, plan.validation, ranks, CPU)
+    measured = train_module.measure(model, plan.validation, ranks, CPU, "log")
     assert measured == manifest.validation
 
 
@@ -124,10 +138,15 @@ def test_same_configuration_gives_the_same_weights(
     assert_same_weights(first, weights_of(config))
 
 
+@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
 def test_killed_run_ends_as_an_uninterrupted_one(
-    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+    prepared_root: Path,
+    config_of: ConfigOf,
+    ranks: Ranks,
+    monkeypatch: pytest.MonkeyPatch,
+    optimizer: str,
 ) -> None:
-    config = config_of(prepared_root, model={"dropout": 0.2})
+    config = config_of(prepared_root, model={"dropout": 0.2}, train={"optimizer": optimizer})
     straight, _ = run(config, ranks)
     weights, curves = weights_of(config), read_curves(load(config.models_root, "afm").folder)
     shutil.rmtree(config.models_root)
@@ -220,7 +239,7 @@ def test_training_stops_early_and_keeps_the_best(
 
     def measure(model: torch.nn.Module, *_: object) -> Metrics:
         seen.append(model.state_dict()["embedding"].numpy().copy())
-        return Metrics(0.5, next(aucs), 0.5, 0.7, 400.0, 0.5)
+        return metrics_of(auc=next(aucs))
 
     monkeypatch.setattr(train_module, "measure", measure)
     config = config_of(prepared_root, train={"epochs": 20, "patience": 2})
@@ -231,9 +250,7 @@ def test_training_stops_early_and_keeps_the_best(
 
 
 def epochs(*aucs: float) -> list[Epoch]:
-    return [
-        Epoch(n, 0.5, Metrics(0.5, auc, 0.5, 0.5, 1.0, 0.5), 1.0) for n, auc in enumerate(aucs, 1)
-    ]
+    return [Epoch(n, 0.5, metrics_of(auc=auc), 1.0) for n, auc in enumerate(aucs, 1)]
 
 
 def test_best_epoch_is_the_first_of_equals() -> None:
@@ -247,6 +264,15 @@ def test_training_is_over_after_the_last_epoch_or_without_progress() -> None:
     assert is_over(epochs(0.7, 0.6, 0.7), settings)
     assert not is_over(epochs(0.5, 0.6, 0.7), settings)
     assert is_over(epochs(0.5, 0.6, 0.7, 0.8), settings)
+
+
+def test_losses_against_their_formulas() -> None:
+    scores, labels = torch.tensor([-2.0, 0.0, 0.5, 3.0]), torch.tensor([0.0, 1.0, 0.0, 1.0])
+    p = 1 / (1 + np.exp(-scores.double().numpy()))
+    y = labels.numpy()
+    logs = -(y * np.log(p) + (1 - y) * np.log(1 - p))
+    np.testing.assert_allclose(losses(scores, labels, "log").numpy(), logs, rtol=1e-6)
+    assert losses(scores, labels, "squared").tolist() == [1.0, 1.0, 2.25, 4.0]
 
 
 SLOTS = (torch.tensor([[1, 50, 74, 77, 75, 75]]), torch.tensor([[1, 1, 0.5, 1, 0, 0]]))
