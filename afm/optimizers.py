@@ -3,7 +3,7 @@
 Letters: B rows, S slots, K embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adagrad, Adam, Optimizer
 
 from afm.lazy_adagrad import LazyAdagrad
-from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks
+from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks, sum_rows
 from afm.model import FM
 from afm.ranks import Ranks
 from conf.schema import TrainConfig
@@ -30,6 +30,8 @@ class Optimizers:
     """These weights."""
     lazy: LazyAdam | LazyAdagrad
     """Of the embedding table and the linear weights."""
+    clip_norm: float | None
+    """Largest norm of the gradient of them all."""
 
     @classmethod
     def of(cls, model: FM, settings: TrainConfig, ranks: Ranks) -> Self:
@@ -48,7 +50,7 @@ class Optimizers:
         for p in others.values():  # as Adam does at its first step; here, so that it can be filled
             zeros = {name: torch.zeros_like(p) for name in remembered}
             dense.state[p] = {"step": torch.zeros(()), **zeros}
-        return cls(dense, others, lazy)
+        return cls(dense, others, lazy, settings.clip_norm)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -60,11 +62,20 @@ class Optimizers:
         }
         return dense | {f"lazy/{key}": tensor for key, tensor in self.lazy.state.items()}
 
-    def step(self, ranks: Ranks, rows: Tensor, x: Tensor, vectors: Tensor, weights: Tensor) -> None:
+    def step(
+        self,
+        ranks: Ranks,
+        learning_rate: float,
+        rows: Tensor,
+        x: Tensor,
+        vectors: Tensor,
+        weights: Tensor,
+    ) -> None:
         """Steps along the sum of all ranks' gradients, which ``backward`` has left.
 
         Args:
             ranks: The ranks.
+            learning_rate: That of this step.
             rows: Embedding rows that this one looked up (B, S).
             x: Their numbers (B, S).
             vectors: Their embeddings (B, S, K).
@@ -73,6 +84,35 @@ class Optimizers:
         Raises:
             RankLost: Another rank has failed.
         """
+        for group in self.dense.param_groups:
+            group["lr"] = learning_rate
+        self.lazy.learning_rate = learning_rate
+        ranks.add_up(self.dense)
+        look_ups = of_all_ranks(ranks, *looked_up(rows, x, vectors.grad, weights.grad))
+        if self.clip_norm is not None:
+            # Only sums have the norm that the tables' gradients would have. They are summed once
+            # more in the step, which costs little: by now each row comes once.
+            distinct, sums = sum_rows(*look_ups)
+            clip(
+                [sums, *(p.grad for p in self.weights.values() if p.grad is not None)],
+                self.clip_norm,
+            )
+            look_ups = distinct, sums[:, :-1], sums[:, -1]
         ranks.step(self.dense)
         self.dense.zero_grad()
-        self.lazy.step(*of_all_ranks(ranks, *looked_up(rows, x, vectors.grad, weights.grad)))
+        self.lazy.step(*look_ups)
+
+
+@torch.no_grad()
+def clip(gradients: Sequence[Tensor], most: float) -> None:
+    """Scales gradients down, all alike and in place, if their norm is too large.
+
+    Args:
+        gradients: Gradients of any shapes, whose norm is that of all their numbers together.
+        most: The largest norm. As in :func:`torch.nn.utils.clip_grad_norm_`, what is longer ends a
+            millionth short of it.
+    """
+    norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)

@@ -39,9 +39,10 @@ from afm.pretrained import Pretrained, find_pretrained, start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.reader import Batch, Part, Shuffle, open_part
+from afm.schedule import learning_rate, quality
 from afm.slots import Layout
 from afm.tables import read_prepared, table_uri
-from conf.schema import Config, Loss, TrainConfig
+from conf.schema import Config, Loss, StopOn, TrainConfig
 from features.spec import Prepared
 
 
@@ -113,7 +114,9 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
         if ranks.leads:
             _keep(plan, trainee)
             progress.epoch(
-                trainee.curves[-1], settings.epochs, best_epoch(trainee.curves) == number
+                trainee.curves[-1],
+                settings.epochs,
+                best_epoch(trainee.curves, settings.stop_on) == number,
             )
     text = _finish(plan, trainee, ranks).model_dump_json() if ranks.leads else ""
     return Manifest.model_validate_json(ranks.share(text))
@@ -178,16 +181,17 @@ def finished_run(plan: Plan) -> Manifest | None:
     return manifest
 
 
-def best_epoch(curves: Sequence[Epoch]) -> int:
-    """Number of the epoch with the best validation AUC, the first of equals.
+def best_epoch(curves: Sequence[Epoch], stop_on: StopOn) -> int:
+    """Number of the epoch with the best validation metric, the first of equals.
 
     Args:
         curves: The epochs so far, at least one.
+        stop_on: The metric.
 
     Returns:
         Its number, from 1.
     """
-    return max(curves, key=lambda epoch: epoch.validation.auc).number
+    return max(curves, key=lambda epoch: quality(epoch.validation, stop_on)).number
 
 
 def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
@@ -203,7 +207,8 @@ def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
     if not curves:
         return False
     done = len(curves)
-    return done >= settings.epochs or done - best_epoch(curves) >= settings.patience
+    waited = done - best_epoch(curves, settings.stop_on)
+    return done >= settings.epochs or waited >= settings.patience
 
 
 @torch.no_grad()
@@ -250,7 +255,8 @@ def _train_epoch(
     total = torch.zeros((), dtype=torch.float64, device=device)
     rows_done = mine_done = 0
     progress.start_epoch()
-    for batch in plan.train.batches(Shuffle(settings.seed, number, settings.shuffle_rows)):
+    shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
+    for step, batch in enumerate(plan.train.batches(shuffle), (number - 1) * plan.train.steps):
         rows, x, labels = _tensors(batch, device)
         # Gradients end at what was looked up: those of whole tables would be as large as they are.
         vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
@@ -260,7 +266,8 @@ def _train_epoch(
             model, vectors, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        trainee.optimizers.step(ranks, rows, x, vectors, weights)
+        rate = learning_rate(settings, trainee.curves, step, plan.train.steps)
+        trainee.optimizers.step(ranks, rate, rows, x, vectors, weights)
         total += sum_of_losses.detach()
         rows_done += batch.global_rows
         mine_done += len(batch)
@@ -299,7 +306,7 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
 
 def _keep(plan: Plan, trainee: Trainee) -> None:
     """Writes the checkpoint of the epoch that has just ended."""
-    if best_epoch(trainee.curves) == len(trainee.curves):
+    if best_epoch(trainee.curves, plan.config.train.stop_on) == len(trainee.curves):
         trainee.best = {name: t.clone() for name, t in trainee.model.state_dict().items()}
     checkpoint.write(
         plan.folder,
@@ -315,7 +322,7 @@ def _keep(plan: Plan, trainee: Trainee) -> None:
 
 def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
     """Writes the model folder; the checkpoint is of no use then."""
-    best = best_epoch(trainee.curves)
+    best = best_epoch(trainee.curves, plan.config.train.stop_on)
     manifest = Manifest(
         run=plan.folder.name,
         identity=plan.identity,

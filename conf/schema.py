@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 Side = Literal["user", "item", "context"]
 Split = Literal["train", "validation", "test"]
 Loss = Literal["log", "squared"]
+StopOn = Literal["auc", "log_loss", "rmse"]
 
 RESERVED = frozenset(
     {"user_key", "item_key", "event_time", "label", "split", "row", "sampled"}
@@ -454,6 +455,40 @@ class L2(Section):
     attention: float = Field(0.0, ge=0, description="On the attention's W (the paper's λ).")
 
 
+class Plateau(Section):
+    """Smaller steps once the validation metric of `train.stop_on` no longer improves."""
+
+    factor: float = Field(0.5, gt=0, lt=1, description="What the learning rate is multiplied with.")
+    patience: int = Field(
+        1,
+        ge=1,
+        description="Epochs without a better one before each reduction; fewer than "
+        "`train.patience`, after which training stops.",
+    )
+
+
+class Schedule(Section):
+    """How the learning rate changes. The number of ranks has no part in it: `batch_size` is that of
+    all ranks together, so nothing has to be scaled when it changes.
+    """
+
+    warmup: int | float = Field(
+        0,
+        ge=0,
+        description="Steps over which the learning rate rises from near 0, or as a number below 1 "
+        "their share of the steps of all `epochs`.",
+    )
+    plateau: Plateau | None = Field(
+        None, description="Reduce the learning rate on a plateau; `{}` takes the defaults."
+    )
+
+    @model_validator(mode="after")
+    def _warms_up_for_whole_steps(self) -> Self:
+        if isinstance(self.warmup, float) and self.warmup >= 1:
+            raise ValueError(f"warmup {self.warmup:g} is neither a whole number nor below 1")
+        return self
+
+
 class TrainConfig(Section):
     """How the model is trained."""
 
@@ -477,9 +512,24 @@ class TrainConfig(Section):
         "adam", description="`adam`, or `adagrad`, the paper's; both touch looked-up rows only."
     )
     learning_rate: float = Field(5e-3, gt=0, description="The optimiser's step size.")
+    schedule: Schedule = Field(
+        default_factory=Schedule, description="How the learning rate changes."
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="Largest norm of a step's gradient, of all weights together and summed over "
+        "the ranks; longer ones are scaled down to it.",
+    )
     l2: L2 = Field(default_factory=L2, description="The L2 penalties.")
+    stop_on: StopOn = Field(
+        "auc",
+        description="The validation metric by which the best epoch is chosen and training stops: "
+        "`auc` where only the order counts, `log_loss` where probabilities do, `rmse` as the "
+        "paper does.",
+    )
     patience: int = Field(
-        2, ge=1, description="Epochs without a better validation AUC before training stops."
+        2, ge=1, description="Epochs without a better `stop_on` before training stops."
     )
     shuffle_rows: int = Field(
         262_144, ge=1, description="Rows each rank keeps in memory to shuffle."
@@ -492,6 +542,16 @@ class TrainConfig(Section):
     def _leaves_latest_free(self) -> Self:
         if self.run == "latest":
             raise ValueError("`latest` is what points to the last run; call this one otherwise")
+        return self
+
+    @model_validator(mode="after")
+    def _reduces_before_it_stops(self) -> Self:
+        plateau = self.schedule.plateau
+        if plateau is not None and plateau.patience >= self.patience:
+            raise ValueError(
+                f"schedule.plateau.patience {plateau.patience} is not less than patience "
+                f"{self.patience}, so that training stops before the learning rate is reduced"
+            )
         return self
 
 

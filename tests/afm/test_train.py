@@ -138,15 +138,23 @@ def test_same_configuration_gives_the_same_weights(
     assert_same_weights(first, weights_of(config))
 
 
-@pytest.mark.parametrize("optimizer", ["adam", "adagrad"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"optimizer": "adagrad"},
+        {"schedule": {"warmup": 0.6, "plateau": {"factor": 0.1}}, "clip_norm": 0.05},
+    ],
+    ids=["adam", "adagrad", "schedule"],
+)
 def test_killed_run_ends_as_an_uninterrupted_one(
     prepared_root: Path,
     config_of: ConfigOf,
     ranks: Ranks,
     monkeypatch: pytest.MonkeyPatch,
-    optimizer: str,
+    settings: dict[str, object],
 ) -> None:
-    config = config_of(prepared_root, model={"dropout": 0.2}, train={"optimizer": optimizer})
+    config = config_of(prepared_root, model={"dropout": 0.2}, train=settings)
     straight, _ = run(config, ranks)
     weights, curves = weights_of(config), read_curves(load(config.models_root, "afm").folder)
     shutil.rmtree(config.models_root)
@@ -254,7 +262,19 @@ def epochs(*aucs: float) -> list[Epoch]:
 
 
 def test_best_epoch_is_the_first_of_equals() -> None:
-    assert best_epoch(epochs(0.5, 0.7, 0.7)) == 2
+    assert best_epoch(epochs(0.5, 0.7, 0.7), "auc") == 2
+
+
+def test_best_epoch_is_that_of_the_metric_that_counts() -> None:
+    found = [(0.5, 0.6, 0.8), (0.7, 0.5, 0.9), (0.6, 0.4, 1.0)]
+    curves = [
+        Epoch(n, 0.5, metrics_of(auc=a, log_loss=b, rmse=c), 1.0)
+        for n, (a, b, c) in enumerate(found, 1)
+    ]
+    assert [best_epoch(curves, m) for m in ("auc", "log_loss", "rmse")] == [2, 3, 1]
+    waiting = {"patience": 2, "epochs": 9}
+    over = [is_over(curves, TrainConfig(stop_on=m, **waiting)) for m in ("auc", "log_loss", "rmse")]
+    assert over == [False, False, True]
 
 
 def test_training_is_over_after_the_last_epoch_or_without_progress() -> None:
@@ -416,14 +436,20 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_two_ranks_train_the_model_of_one(config_file: Path, ranks: Ranks) -> None:
-    config = load_config(config_file)
+CLIPPED = ("train.clip_norm=0.02", "train.schedule={warmup: 3, plateau: {}}", "model.name=fwfm")
+
+
+@pytest.mark.parametrize("overrides", [(), CLIPPED], ids=["plain", "clipped"])
+def test_two_ranks_train_the_model_of_one(
+    config_file: Path, ranks: Ranks, overrides: tuple[str, ...]
+) -> None:
+    config = load_config(config_file, overrides)
     one, _ = run(config, ranks)
 
     together = ("horovodrun", "-np", "2", "python", "jobs/train.py", str(config_file))
-    result = command(*together, f"tables.models={config_file.parent}/two")
+    result = command(*together, f"tables.models={config_file.parent}/two", *overrides)
     assert result.returncode == 0, result.stderr
-    other = load(config_file.parent / "two", "afm")
+    other = load(config_file.parent / "two", config.model.name)
     two = other.manifest
     assert (one.ranks, two.ranks) == (1, 2)
     assert two.best_epoch == one.best_epoch
