@@ -10,13 +10,14 @@ from afm.model import AFM, FM
 from conf.schema import L2, Loss
 
 
-def losses(scores: Tensor, labels: Tensor, loss: Loss) -> Tensor:
-    """The loss of each row.
+def losses(scores: Tensor, labels: Tensor, loss: Loss, weights: Tensor | None = None) -> Tensor:
+    """The loss of each row, times its weight if it has one.
 
     Args:
         scores: Scores (B,); see :mod:`afm.link` for what they stand for.
         labels: 0 or 1 (B,).
         loss: ``log``, or ``squared``: (ŷ - y)² with y = -1 for the label 0.
+        weights: What each row counts (B,); 1 if left out.
 
     Returns:
         Losses (B,).
@@ -24,8 +25,10 @@ def losses(scores: Tensor, labels: Tensor, loss: Loss) -> Tensor:
     Source: for ``squared`` Xiao et al., IJCAI 2017, eq. 10.
     """
     if loss == "squared":
-        return (scores - (2.0 * labels - 1.0)).square()
-    return binary_cross_entropy_with_logits(scores, labels, reduction="none")
+        each = (scores - (2.0 * labels - 1.0)).square()
+    else:
+        each = binary_cross_entropy_with_logits(scores, labels, reduction="none")
+    return each if weights is None else each * weights
 
 
 def penalty(

@@ -78,4 +78,5 @@ def start_from(model: FM, pretrained: Pretrained) -> None:
     """
     weights = load_run(pretrained.folder).weights
     for name in SHARED:
-        model.get_parameter(name).copy_(torch.from_numpy(weights[name]))
+        parameter = model.get_parameter(name)
+        parameter.copy_(torch.from_numpy(weights[name]).view_as(parameter))

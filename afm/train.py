@@ -148,7 +148,14 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
     batch_size = config.train.batch_size
     training, validation = (
         open_part(
-            root, features.version, split, layout, batch_size=batch_size, rank=rank, size=size
+            root,
+            features.version,
+            split,
+            layout,
+            weighted=prepared.weight is not None,
+            batch_size=batch_size,
+            rank=rank,
+            size=size,
         )
         for split in ("train", "validation")
     )
@@ -226,12 +233,12 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device, loss: Los
         The metrics, the same on every rank.
     """
     model.eval()
-    scores, labels = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    columns = [np.empty((3, 0), np.float32)]
     for batch in part.batches():
-        rows, x, _ = _tensors(batch, device)
-        scores.append(model(rows, x).cpu().numpy())
-        labels.append(batch.labels)
-    state = state_of(np.concatenate(scores), np.concatenate(labels))
+        rows, x, _, _ = _tensors(batch, device)
+        weights = np.ones_like(batch.labels) if batch.weights is None else batch.weights
+        columns.append(np.stack([model(rows, x).cpu().numpy(), batch.labels, weights]))
+    state = state_of(*np.concatenate(columns, axis=1))
     # float64 holds a float32 exactly, so one table carries scores and counts.
     mine = np.stack([state.scores.astype(np.float64), state.positives, state.negatives], axis=1)
     (everyones,) = ranks.gather(torch.from_numpy(mine))  # (Σ D, 3)
@@ -253,14 +260,15 @@ def _train_epoch(
     torch.manual_seed(_seed(settings.seed, number, ranks.rank))
     model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    rows_done = mine_done = 0
+    rows_done, weight_done = 0, 0.0
     progress.start_epoch()
     shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
     for step, batch in enumerate(plan.train.batches(shuffle), (number - 1) * plan.train.steps):
-        rows, x, labels = _tensors(batch, device)
+        rows, x, labels, counts = _tensors(batch, device)
         # Gradients end at what was looked up: those of whole tables would be as large as they are.
         vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
-        sum_of_losses = losses(model.logits(vectors, weights, x), labels, settings.loss).sum()
+        scores = model.logits(vectors, weights, x)
+        sum_of_losses = losses(scores, labels, settings.loss, counts).sum()
         # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
         loss = sum_of_losses / batch.global_rows + penalty(
             model, vectors, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
@@ -270,11 +278,12 @@ def _train_epoch(
         trainee.optimizers.step(ranks, rate, rows, x, vectors, weights)
         total += sum_of_losses.detach()
         rows_done += batch.global_rows
-        mine_done += len(batch)
+        weight_done += batch.weight
         if ranks.leads and progress.due:
-            mean = total.item() / max(mine_done, 1)
+            mean = total.item() / max(weight_done, 1e-9)
             progress.within(number, settings.epochs, rows_done, plan.train.rows, mean)
-    mean = ranks.sum(total.cpu()).item() / plan.train.rows
+    sums = ranks.sum(torch.tensor([total.item(), weight_done], dtype=torch.float64))
+    mean = (sums[0] / sums[1]).item()
     with ranks.leader_first():
         if not np.isfinite(mean):
             raise TrainError(
@@ -362,9 +371,11 @@ def _check_labels(name: str, part: Part) -> None:
         )
 
 
-def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Embedding rows, their numbers, labels, and weights if rows have any."""
     rows, x, labels = (torch.from_numpy(a).to(device) for a in (batch.rows, batch.x, batch.labels))
-    return rows, x, labels
+    weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+    return rows, x, labels, weights
 
 
 def _seed(*parts: int) -> int:

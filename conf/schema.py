@@ -18,13 +18,13 @@ Loss = Literal["log", "squared"]
 StopOn = Literal["auc", "log_loss", "rmse"]
 
 RESERVED = frozenset(
-    {"user_key", "item_key", "event_time", "label", "split", "row", "sampled"}
+    {"user_key", "item_key", "event_time", "label", "weight", "split", "row", "sampled"}
     | {"rank", "probability", "logit", "explanation"}
 )
 """Column names of our own tables; no field may take one of them."""
 
 BUILT_IN_RULES = frozenset(
-    {"malformed", "duplicate", "label", "user_key", "item_key", "event_time"}
+    {"malformed", "duplicate", "label", "weight", "user_key", "item_key", "event_time"}
     | {"orphan_user", "orphan_item", "label=0", "label=1"}
 )
 """Names in the tables ``quarantine`` and ``quality`` that belong to no field. A field's own are its
@@ -596,6 +596,12 @@ class Config(Section):
 
     source: Source
     label: str = Field(description="Spark SQL expression that gives 0 or 1 (or false and true).")
+    weight: str | None = Field(
+        None,
+        description="Spark SQL expression: how much a row counts in the loss and in the metrics, a "
+        "number above 0. A mean of about 1 leaves the size of a step as it is. Sampled rows have "
+        "the weight of the row that they are sampled for.",
+    )
     keys: Keys = Field(default_factory=Keys)
     fields: tuple[FieldConfig, ...]
     crosses: tuple[Cross, ...] = ()

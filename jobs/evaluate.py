@@ -23,7 +23,7 @@ from afm.slots import from_arrow
 from conf.schema import Config, ModelConfig, digest
 from features import tables
 from features.python_tasks import map_in_arrow
-from features.spec import LABEL, SPLIT, FeatureSpec
+from features.spec import LABEL, SPLIT, WEIGHT, FeatureSpec
 from jobs.door import run
 from jobs.session import open_session
 
@@ -40,9 +40,11 @@ def main(config: Config) -> None:
     configured.require(prepared.spec)
     artifacts = {config.model.name: configured} | rivals(config, prepared.spec)
     features = tables.read(spark, root, "features", prepared.versions["features"])
+    features = features if WEIGHT in features.columns else features.withColumn(WEIGHT, F.lit(1.0))
+    rate = F.sum(F.col(LABEL) * F.col(WEIGHT)) / F.sum(WEIGHT)
+    (train,) = features.where(F.col(SPLIT) == "train").agg(rate.alias("rate")).collect()
     test = features.where(F.col(SPLIT) == "test")
     states = {name: score_counts(test, artifact) for name, artifact in artifacts.items()}
-    (train,) = features.where(F.col(SPLIT) == "train").agg(F.mean(LABEL).alias("rate")).collect()
     measured = {
         name: compute(states[name], artifact.manifest.config.train.loss)
         for name, artifact in artifacts.items()
@@ -81,7 +83,7 @@ def rivals(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
 
 
 def score_counts(features: DataFrame, artifact: Artifact) -> State:
-    """Scores encoded rows and counts them by score and label, in Spark."""
+    """Scores encoded rows with weights and adds these up by score and label, in Spark."""
     inputs = artifact.layout.inputs
     shared = features.sparkSession.sparkContext.broadcast(
         Parameters.of(artifact.weights, artifact.layout, artifact.manifest.config.model.scale)
@@ -90,16 +92,15 @@ def score_counts(features: DataFrame, artifact: Artifact) -> State:
     def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             logits = forward(shared.value, from_arrow(inputs, batch))
-            columns = [pa.array(logits.astype(np.float32)), batch.column(LABEL)]
-            yield pa.RecordBatch.from_arrays(columns, names=["logit", LABEL])
+            columns = [pa.array(logits.astype(np.float32)), *batch.select(carried).columns]
+            yield pa.RecordBatch.from_arrays(columns, names=["logit", *carried])
 
-    wanted = features.select(LABEL, *[i.name for i in inputs])
-    counts = (
-        map_in_arrow(wanted, score, f"logit FLOAT, {LABEL} INT")
-        .groupBy("logit")
-        .agg(F.sum(LABEL).alias("positives"), F.sum(1 - F.col(LABEL)).alias("negatives"))
-        .toArrow()
-    )
+    carried = [LABEL, WEIGHT]
+    wanted = features.select(*carried, *[i.name for i in inputs])
+    scored = map_in_arrow(wanted, score, f"logit FLOAT, {LABEL} INT, {WEIGHT} DOUBLE")
+    positive = F.col(LABEL) * F.col(WEIGHT)
+    sums = F.sum(positive).alias("positives"), F.sum(F.col(WEIGHT) - positive).alias("negatives")
+    counts = scored.groupBy("logit").agg(*sums).toArrow()
     return state_from_counts(counts["logit"], counts["positives"], counts["negatives"])
 
 

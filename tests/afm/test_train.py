@@ -295,6 +295,39 @@ def test_losses_against_their_formulas() -> None:
     assert losses(scores, labels, "squared").tolist() == [1.0, 1.0, 2.25, 4.0]
 
 
+def test_a_row_of_weight_three_counts_as_three_rows(
+    tmp_path: Path, config_of: ConfigOf, ranks: Ranks, spec: FeatureSpec
+) -> None:
+    parts = {"train": planted_rows(600, 1), "validation": planted_rows(200, 2)}
+    found = []
+    for weighted in (True, False):
+        root = tmp_path / str(weighted)
+        written = {}
+        for name, columns in parts.items():
+            times = 1 + np.arange(len(columns["label"])) % 3
+            written[name] = (
+                columns | {"weight": times.astype(np.float64)}
+                if weighted
+                else {n: np.repeat(column, times, axis=0) for n, column in columns.items()}
+            )
+        write_features(root, written)
+        write_prepared(root, spec, weight="times" if weighted else None)
+        config = config_of(
+            root,
+            model={"embedding_dropout": 0.0},
+            train={"batch_size": 10_000, "epochs": 10, "learning_rate": 0.05},
+        ).model_copy(update={"weight": "times" if weighted else None})
+        manifest, _ = run(config, ranks)
+        curves = read_curves(Path(config.models_root) / "afm" / "latest")
+        found.append((manifest.validation, [e.train_loss for e in curves], weights_of(config)))
+    (of_weights, losses_of_weights, mine), (of_rows, losses_of_rows, theirs) = found
+    assert vars(of_weights) == pytest.approx(vars(of_rows), abs=1e-4)
+    assert of_weights.rows == of_rows.rows
+    assert losses_of_weights == pytest.approx(losses_of_rows, abs=1e-4)
+    for name, array in theirs.items():
+        np.testing.assert_allclose(mine[name], array, atol=1e-3, err_msg=name)
+
+
 SLOTS = (torch.tensor([[1, 50, 74, 77, 75, 75]]), torch.tensor([[1, 1, 0.5, 1, 0, 0]]))
 
 
