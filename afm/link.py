@@ -1,11 +1,10 @@
 """How a score is read as a probability: by the loss that its model was trained with.
 
 Under log loss scores are logits. Under the squared error to targets of -1 and 1, the AFM paper's,
-they estimate the mean target 2p - 1, and may lie beyond it. Imports numpy only, as Spark's workers
-read scores too.
+they estimate the mean target 2p - 1, and may lie beyond it. Either way greater scores are more
+probable, and 0 stands for a half. Imports numpy only, as Spark's workers read scores too.
 """
 
-import math
 from typing import Any
 
 import numpy as np
@@ -29,21 +28,3 @@ def to_probability(scores: ArrayLike, loss: Loss) -> NDArray[np.float64]:
         return np.clip((1.0 + z) / 2.0, 0.0, 1.0)
     probability: NDArray[np.float64] = np.exp(-np.logaddexp(0.0, -z))  # without overflow
     return probability
-
-
-def to_score(probability: float, loss: Loss) -> float:
-    """The score that stands for a probability.
-
-    Args:
-        probability: Between 0 and 1, both excluded.
-        loss: ``train.loss`` of the model.
-
-    Returns:
-        The score.
-
-    >>> to_score(0.5, "log"), to_score(0.75, "squared")
-    (0.0, 0.5)
-    """
-    if loss == "squared":
-        return 2.0 * probability - 1.0
-    return math.log(probability / (1.0 - probability))
