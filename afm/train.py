@@ -267,7 +267,8 @@ def _train_epoch(
         rows, x, labels, counts = _tensors(batch, device)
         # Gradients end at what was looked up: those of whole tables would be as large as they are.
         vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
-        scores = model.logits(vectors, weights, x)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            scores = model.logits(vectors, weights, x)
         sum_of_losses = losses(scores, labels, settings.loss, counts).sum()
         # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
         loss = sum_of_losses / batch.global_rows + penalty(

@@ -512,6 +512,11 @@ class TrainConfig(Section):
         "adam", description="`adam`, or `adagrad`, the paper's; both touch looked-up rows only."
     )
     learning_rate: float = Field(5e-3, gt=0, description="The optimiser's step size.")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="`bf16` multiplies matrices of the forward and backward pass in bfloat16 "
+        "(torch.autocast), for GPUs; weights, losses and optimisers stay float32.",
+    )
     schedule: Schedule = Field(
         default_factory=Schedule, description="How the learning rate changes."
     )

