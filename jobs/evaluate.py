@@ -84,7 +84,7 @@ def main(config: Config) -> None:
         **{f"model.{name}": run for name, run in runs.items()},
     }
     tables.write(frame.coalesce(1), root, "metrics", metadata)
-    print(report(measured))
+    print(report(measured, "rows" if prepared.weight is None else "rows by weight"))
 
 
 def rivals(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
@@ -162,11 +162,11 @@ def constant_state(state: State, rate: float) -> State:
     return state_from_counts([logit], [state.positives.sum()], [state.negatives.sum()])
 
 
-def report(measured: dict[str, Measured]) -> str:
+def report(measured: dict[str, Measured], counted: str) -> str:
     """The metrics as a table, for people to read."""
     first = next(iter(measured.values())).metrics
     lines = [
-        f"{first.rows:,.0f} test rows, {first.positive_rate:.1%} positive",
+        f"{first.rows:,.0f} test {counted}, {first.positive_rate:.1%} positive",
         "  model          accuracy     AUC    GAUC      F1  log loss    RMSE     ECE"
         "   from p  accuracy      F1",
     ]
