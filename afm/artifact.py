@@ -76,7 +76,7 @@ class Epoch:
 
     number: int
     train_loss: float
-    """Mean log loss of the training rows, as met on the way, penalties aside."""
+    """Mean loss of the training rows, as met on the way, penalties aside."""
     validation: Metrics
     samples_per_second: float
 
@@ -92,7 +92,8 @@ class Artifact:
     manifest: Manifest
     weights: dict[str, NDArray[np.float32]]
     """By name: ``bias`` (), ``linear`` (R,), ``embedding`` (R, K); for AFM also ``p`` (K,) and
-    ``attention.`` with ``W`` (A, K), ``b`` (A,), ``h`` (A,), ``pair_bias`` (P,)."""
+    ``attention.`` with ``W`` (A, K), ``b`` (A,), ``h`` (A,), ``pair_bias`` (P,); for FwFM also
+    ``pair_weights`` (P,)."""
 
     @property
     def layout(self) -> Layout:
@@ -116,13 +117,16 @@ class Artifact:
             )
 
 
-def identity_of(config: Config, spec: FeatureSpec, features: TableVersion) -> str:
+def identity_of(
+    config: Config, spec: FeatureSpec, features: TableVersion, pretrained: str | None = None
+) -> str:
     """The digest of all that determines a model, the number of ranks aside.
 
     Args:
         config: The configuration; its ``model`` and ``train`` sections count.
         spec: The features' spec.
         features: The features table.
+        pretrained: Identity of the run that the model starts from, if it does.
 
     Returns:
         16 hexadecimal digits.
@@ -132,6 +136,7 @@ def identity_of(config: Config, spec: FeatureSpec, features: TableVersion) -> st
         config.train.model_dump_json(exclude={"run"}),
         spec.hash,
         features.model_dump_json(),
+        *([] if pretrained is None else [pretrained]),
     )
 
 
@@ -247,7 +252,7 @@ def load(models_root: str | Path, model: str, run: str | None = None) -> Artifac
 
     Args:
         models_root: Folder of the models.
-        model: ``afm`` or ``fm``.
+        model: ``afm``, ``fm`` or ``fwfm``.
         run: Name of the run; the latest if left out.
 
     Returns:
@@ -259,12 +264,29 @@ def load(models_root: str | Path, model: str, run: str | None = None) -> Artifac
     models = Path(models_root) / model
     # Resolved once: `latest` may move to another run between the reading of two files.
     folder = (models / (run or LATEST)).resolve()
-    manifest = read_manifest(folder)
-    if manifest is None:
+    if not (folder / MANIFEST).exists():
         what = f"run {run!r}" if run else "model"
         raise ArtifactError(
             f"no finished {what} in {models}: run jobs/train.py with model.name={model} first"
         )
+    return load_run(folder)
+
+
+def load_run(folder: Path) -> Artifact:
+    """Reads a finished run.
+
+    Args:
+        folder: Its folder.
+
+    Returns:
+        The model.
+
+    Raises:
+        ArtifactError: It is not finished, or its files are damaged.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ArtifactError(f"no finished run in {folder}: run jobs/train.py first")
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:

@@ -30,16 +30,16 @@ class Explanation:
     field_b: NDArray[np.str_]
     """Name of the second (B, n)."""
     attention: NDArray[np.float32]
-    """a_ij (B, n); 1/P for FM."""
+    """a_ij (B, n); 1/P for FM and FwFM."""
     contribution: NDArray[np.float32]
-    """What the pair adds to the logit, c·a_ij·pᵀ(v_i∘v_j) (B, n)."""
+    """What the pair adds to the logit, c·a_ij·pᵀ(v_i∘v_j), or for FwFM r_ij <v_i, v_j> (B, n)."""
 
 
 def explain(parameters: Parameters, columns: Columns, n: int) -> Explanation:
     """The pairs with the largest attention in each row, and what they add to its logit.
 
-    FM pays the same attention to all pairs: there, the pairs that add or take most. Equal ones
-    come in the order of the fields.
+    FM and FwFM pay the same attention to all pairs: there, the pairs that add or take most. Equal
+    ones come in the order of the fields.
 
     Args:
         parameters: The model.

@@ -1,7 +1,8 @@
 """The model's forward in numpy, for processes that must not import torch.
 
 It is the AFM of ``afm.model`` (Xiao et al., IJCAI 2017, eq. 3 to 9), without dropout. FM is the
-case of constant attention: every attention logit 0, p = 1, c = P.
+case of constant attention: every attention logit 0, p = 1, c = P. FwFM (Pan et al., WWW 2018) is FM
+with a weight per pair.
 
 Letters: B rows, F fields, P = F(F-1)/2 pairs of fields in lexicographic order, R rows of the
 embedding table, K embedding, A attention units.
@@ -51,7 +52,9 @@ class Parameters:
     embedding: Floats
     """(R, K)"""
     attention: Attention | None
-    """None for FM."""
+    """None for FM and FwFM."""
+    pair_weights: Floats | None
+    """r (P,) for FwFM, None for the others."""
     scale: int
     """c: P or 1."""
 
@@ -61,9 +64,10 @@ class Parameters:
 
         Args:
             weights: ``bias``, ``linear``, ``embedding``; for AFM also ``attention.W``,
-                ``attention.b``, ``attention.h``, ``attention.pair_bias`` and ``p``.
+                ``attention.b``, ``attention.h``, ``attention.pair_bias`` and ``p``; for FwFM also
+                ``pair_weights``.
             layout: The fields' layout.
-            scale: ``pairs``: c = P; ``none``: c = 1. FM has c = P, whatever is said here.
+            scale: ``pairs``: c = P; ``none``: c = 1. FM and FwFM have c = P, whatever is said here.
 
         Returns:
             The parameters; arrays are shared, not copied.
@@ -77,6 +81,8 @@ class Parameters:
         names = {"bias", "linear", "embedding"}
         if is_afm:
             names |= {f"attention.{name}" for name in ("W", "b", "h", "pair_bias")} | {"p"}
+        elif "pair_weights" in weights:
+            names |= {"pair_weights"}
         if names != set(weights):
             raise ValueError(f"weights are {sorted(weights)}, not {sorted(names)}")
         size = weights["embedding"].shape[-1]
@@ -93,6 +99,8 @@ class Parameters:
                 "attention.pair_bias": (pairs,),
                 "p": (size,),
             }
+        elif "pair_weights" in weights:
+            shapes["pair_weights"] = (pairs,)
         for name, shape in shapes.items():
             if weights[name].shape != shape:
                 raise ValueError(f"weight {name} has shape {weights[name].shape}, not {shape}")
@@ -113,6 +121,7 @@ class Parameters:
             )
             if is_afm
             else None,
+            pair_weights=weights.get("pair_weights"),
             scale=1 if is_afm and scale == "none" else pairs,
         )
 
@@ -171,9 +180,10 @@ def pair_terms(
         pairs: Numbers of P' pairs; all P pairs if left out.
 
     Returns:
-        Attention logits hᵀ relu(W (v_i∘v_j) + b) + bias (B, P'), and pᵀ(v_i∘v_j) (B, P').
+        Attention logits hᵀ relu(W (v_i∘v_j) + b) + bias (B, P'), and pᵀ(v_i∘v_j) (B, P'). For FM
+        and FwFM: zeros, and <v_i, v_j> or r_ij <v_i, v_j>.
 
-    Source: Xiao et al., IJCAI 2017, eq. 5 and 9.
+    Source: Xiao et al., IJCAI 2017, eq. 5 and 9; Pan et al., WWW 2018.
     """
     chosen = slice(None) if pairs is None else pairs
     i, j = (fields[chosen] for fields in np.triu_indices(v.shape[1], 1))
@@ -181,6 +191,8 @@ def pair_terms(
     products = v[:, i] * v[:, j]  # (B, P, K)
     if attention is None:
         terms = products.sum(axis=2)  # (B, P)
+        if parameters.pair_weights is not None:
+            terms = terms * parameters.pair_weights[chosen]
         return np.zeros_like(terms), terms
     shape = products.shape[:2]
     products = products.reshape(-1, v.shape[2])  # (B·P, K): one matrix product, not one per row
@@ -222,7 +234,7 @@ def row_blocks(parameters: Parameters, rows: int) -> list[slice]:
 
 
 def interactions(parameters: Parameters, v: Floats) -> Floats:
-    """pᵀ(c Σ a_ij (v_i∘v_j)); for FM Σ <v_i, v_j>, in time linear in F (Rendle 2010, lemma 3.1).
+    """pᵀ(c Σ a_ij (v_i∘v_j)); for FwFM Σ r_ij <v_i, v_j>, which is FM's where r = 1.
 
     Args:
         parameters: The model.
@@ -231,8 +243,15 @@ def interactions(parameters: Parameters, v: Floats) -> Floats:
     Returns:
         What all pairs add to the logits (B,).
 
-    Source: Xiao et al., IJCAI 2017, eq. 6 and 9.
+    Source: Xiao et al., IJCAI 2017, eq. 6 and 9; Pan et al., WWW 2018; for FM, in time linear in F,
+        Rendle, ICDM 2010, lemma 3.1.
     """
+    if parameters.pair_weights is not None:
+        fields = v.shape[1]
+        r = np.zeros((fields, fields), parameters.pair_weights.dtype)
+        r[np.triu_indices(fields, 1)] = parameters.pair_weights
+        weighted: Floats = (v * np.tensordot(v, r, (1, 1)).transpose(0, 2, 1)).sum(axis=(1, 2))
+        return weighted
     if parameters.attention is None:
         twice: Floats = (v.sum(axis=1) ** 2 - (v**2).sum(axis=1)).sum(axis=1)
         return twice * np.float32(0.5)
@@ -257,7 +276,7 @@ def forward(parameters: Parameters, columns: Columns) -> NDArray[np.float32]:
     Raises:
         ValueError: A column is missing, or an index lies outside its vocabulary.
 
-    Source: Xiao et al., IJCAI 2017, eq. 9; Rendle, ICDM 2010, eq. 1.
+    Source: Xiao et al., IJCAI 2017, eq. 9; Rendle, ICDM 2010, eq. 1; Pan et al., WWW 2018.
     """
     v, linear = field_vectors(parameters, range(len(parameters.layout.inputs)), columns)
     logits: Floats = parameters.bias + linear.sum(axis=1) + interactions(parameters, v)

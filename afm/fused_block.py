@@ -1,6 +1,7 @@
 """A block of users and items for the kernel of ``afm.kernels.scoring``: AFM only.
 
-FM has neither hidden units nor exponentials: what it needs are matrix products, as numpy has them.
+FM and FwFM have neither hidden units nor exponentials: what they need are matrix products, as numpy
+has them.
 
 Letters: r = ROWS users of a tile, n items of a chunk, D distinct values, K embedding.
 """

@@ -1,8 +1,10 @@
-"""The attentional factorization machine and its honest rival, the factorization machine.
+"""The attentional factorization machine and its honest rivals, FM and FwFM.
 
 AFM is Xiao et al., "Attentional Factorization Machines: Learning the Weight of Feature
 Interactions via Attention Networks", IJCAI 2017 (https://arxiv.org/abs/1708.04617); FM is Rendle,
-"Factorization Machines", ICDM 2010. Where we differ from the AFM paper, and why:
+"Factorization Machines", ICDM 2010; FwFM is Pan et al., "Field-weighted Factorization Machines for
+Click-Through Rate Prediction in Display Advertising", WWW 2018 (https://arxiv.org/abs/1806.03514).
+Where we differ from the AFM paper, and why:
 
 * The output is a logit; the loss is log loss instead of the squared error.
 * ``scale="pairs"``: softmax averages, so the pooled vector is P times smaller than FM's sum, and
@@ -22,13 +24,13 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn.functional import embedding
 
-from afm.attention import attention_pool
+from afm.attention import attention_pool, pairs
 from afm.slots import Layout
 from conf.schema import ModelConfig
 
 
 def linear_term(weights: Tensor, x: Tensor, bias: Tensor) -> Tensor:
-    """w0 + Σ_s x_s w_s, the linear regression in both models (eq. 1 and 3).
+    """w0 + Σ_s x_s w_s, the linear regression in all models (eq. 1 and 3).
 
     Args:
         weights: The slots' weights (B, S).
@@ -158,6 +160,57 @@ class FM(nn.Module):
         return pooled.sum(dim=1)  # (B,)
 
 
+class FwFM(FM):
+    """ŷ = w0 + Σ_s x_s w_s + Σ_{i<j} r_ij <v_i, v_j>: FM with a learned weight per pair of fields.
+
+    It starts at r = 1, as the FM of the same embeddings, and has its linear terms (the paper's LW).
+
+    Args:
+        layout: Where the fields stand.
+        embedding_size: K.
+        embedding_dropout: Dropout on the field vectors.
+        dropout: Dropout on the summed interactions.
+        init_std: Standard deviation of the initial embeddings.
+        generator: Draws the initial weights.
+
+    Source: Pan et al., WWW 2018.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        embedding_size: int,
+        embedding_dropout: float,
+        dropout: float,
+        init_std: float,
+        generator: Generator,
+    ) -> None:
+        super().__init__(
+            layout,
+            embedding_size=embedding_size,
+            embedding_dropout=embedding_dropout,
+            dropout=dropout,
+            init_std=init_std,
+            generator=generator,
+        )
+        self.pair_weights = nn.Parameter(torch.ones(self.fields * (self.fields - 1) // 2))
+
+    def interaction(self, v: Tensor) -> Tensor:
+        """What the pairs of fields add to the logits.
+
+        Args:
+            v: Field vectors (B, F, K).
+
+        Returns:
+            Their part of the logits (B,).
+        """
+        zeros = self.pair_weights.new_zeros(self.fields, self.fields)
+        r = zeros.index_put(pairs(self.fields, v.device), self.pair_weights)  # (F, F), upper
+        pooled: Tensor = self.dropout((v * (r @ v)).sum(dim=1))  # (B, K)
+        return pooled.sum(dim=1)  # (B,)
+
+
 class Attention(nn.Module):
     """The attention network's weights, and the pooling they do (eq. 5 and 6).
 
@@ -278,8 +331,8 @@ def build_model(layout: Layout, config: ModelConfig, seed: int) -> FM:
         The model. Two models of one seed and one K start from the same embeddings.
     """
     generator = Generator().manual_seed(seed)
-    if config.name == "fm":
-        return FM(
+    if config.name != "afm":
+        return (FM if config.name == "fm" else FwFM)(
             layout,
             embedding_size=config.embedding_size,
             embedding_dropout=config.embedding_dropout,

@@ -1,4 +1,4 @@
-"""What training minimises: the mean log loss of a step's rows, and penalties.
+"""What training minimises: the mean loss of a step's rows, and penalties.
 
 Letters: B rows, S slots, K embedding.
 """
@@ -7,20 +7,28 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from afm.model import AFM, FM
-from conf.schema import L2
+from conf.schema import L2, Loss
 
 
-def losses(logits: Tensor, labels: Tensor) -> Tensor:
-    """The log loss of each row.
+def losses(scores: Tensor, labels: Tensor, loss: Loss, weights: Tensor | None = None) -> Tensor:
+    """The loss of each row, times its weight if it has one.
 
     Args:
-        logits: Logits (B,).
+        scores: Scores (B,); see :mod:`afm.link` for what they stand for.
         labels: 0 or 1 (B,).
+        loss: ``log``, or ``squared``: (ŷ - y)² with y = -1 for the label 0.
+        weights: What each row counts (B,); 1 if left out.
 
     Returns:
         Losses (B,).
+
+    Source: for ``squared`` Xiao et al., IJCAI 2017, eq. 10.
     """
-    return binary_cross_entropy_with_logits(logits, labels, reduction="none")
+    if loss == "squared":
+        each = (scores - (2.0 * labels - 1.0)).square()
+    else:
+        each = binary_cross_entropy_with_logits(scores, labels, reduction="none")
+    return each if weights is None else each * weights
 
 
 def penalty(

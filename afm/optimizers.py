@@ -3,15 +3,16 @@
 Letters: B rows, S slots, K embedding.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer
+from torch.optim import Adagrad, Adam, Optimizer
 
-from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks
+from afm.lazy_adagrad import LazyAdagrad
+from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks, sum_rows
 from afm.model import FM
 from afm.ranks import Ranks
 from conf.schema import TrainConfig
@@ -27,8 +28,10 @@ class Optimizers:
     """Of all weights but the two tables."""
     weights: Mapping[str, Tensor]
     """These weights."""
-    lazy: LazyAdam
+    lazy: LazyAdam | LazyAdagrad
     """Of the embedding table and the linear weights."""
+    clip_norm: float | None
+    """Largest norm of the gradient of them all."""
 
     @classmethod
     def of(cls, model: FM, settings: TrainConfig, ranks: Ranks) -> Self:
@@ -39,16 +42,15 @@ class Optimizers:
             settings: The ``train`` section.
             ranks: The ranks, whose gradients are added up.
         """
-        lazy = LazyAdam(model.embedding, model.linear, settings.learning_rate)
+        adam, rate = settings.optimizer == "adam", settings.learning_rate
+        lazy = (LazyAdam if adam else LazyAdagrad)(model.embedding, model.linear, rate)
         others = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in _TABLES}
-        dense = ranks.optimizer(Adam(others.values(), lr=settings.learning_rate), model)
+        dense = ranks.optimizer((Adam if adam else Adagrad)(others.values(), lr=rate), model)
+        remembered = ("exp_avg", "exp_avg_sq") if adam else ("sum",)
         for p in others.values():  # as Adam does at its first step; here, so that it can be filled
-            dense.state[p] = {
-                "step": torch.zeros(()),
-                "exp_avg": torch.zeros_like(p),
-                "exp_avg_sq": torch.zeros_like(p),
-            }
-        return cls(dense, others, lazy)
+            zeros = {name: torch.zeros_like(p) for name in remembered}
+            dense.state[p] = {"step": torch.zeros(()), **zeros}
+        return cls(dense, others, lazy, settings.clip_norm)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -60,11 +62,20 @@ class Optimizers:
         }
         return dense | {f"lazy/{key}": tensor for key, tensor in self.lazy.state.items()}
 
-    def step(self, ranks: Ranks, rows: Tensor, x: Tensor, vectors: Tensor, weights: Tensor) -> None:
+    def step(
+        self,
+        ranks: Ranks,
+        learning_rate: float,
+        rows: Tensor,
+        x: Tensor,
+        vectors: Tensor,
+        weights: Tensor,
+    ) -> None:
         """Steps along the sum of all ranks' gradients, which ``backward`` has left.
 
         Args:
             ranks: The ranks.
+            learning_rate: That of this step.
             rows: Embedding rows that this one looked up (B, S).
             x: Their numbers (B, S).
             vectors: Their embeddings (B, S, K).
@@ -73,6 +84,35 @@ class Optimizers:
         Raises:
             RankLost: Another rank has failed.
         """
+        for group in self.dense.param_groups:
+            group["lr"] = learning_rate
+        self.lazy.learning_rate = learning_rate
+        ranks.add_up(self.dense)
+        look_ups = of_all_ranks(ranks, *looked_up(rows, x, vectors.grad, weights.grad))
+        if self.clip_norm is not None:
+            # Only sums have the norm that the tables' gradients would have. They are summed once
+            # more in the step, which costs little: by now each row comes once.
+            distinct, sums = sum_rows(*look_ups)
+            clip(
+                [sums, *(p.grad for p in self.weights.values() if p.grad is not None)],
+                self.clip_norm,
+            )
+            look_ups = distinct, sums[:, :-1], sums[:, -1]
         ranks.step(self.dense)
         self.dense.zero_grad()
-        self.lazy.step(*of_all_ranks(ranks, *looked_up(rows, x, vectors.grad, weights.grad)))
+        self.lazy.step(*look_ups)
+
+
+@torch.no_grad()
+def clip(gradients: Sequence[Tensor], most: float) -> None:
+    """Scales gradients down, all alike and in place, if their norm is too large.
+
+    Args:
+        gradients: Gradients of any shapes, whose norm is that of all their numbers together.
+        most: The largest norm. As in :func:`torch.nn.utils.clip_grad_norm_`, what is longer ends a
+            millionth short of it.
+    """
+    norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
+    factor = (most / (norm + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(factor)

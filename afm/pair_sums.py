@@ -2,7 +2,7 @@
 
 The softmax over pairs is N/D with N = Σ exp(l)·pᵀe and D = Σ exp(l) over pairs, so pairs can be
 added in any grouping. Sums are arrays of *planes*: N; for AFM also D; and for AFM with crosses of
-users and items their linear terms (FM has these in N).
+users and items their linear terms (FM and FwFM have these in N).
 
 Letters: T planes, r = ROWS users, n items of a chunk, c items of a tile, D distinct values, K
 embedding, A attention units.
@@ -102,7 +102,7 @@ class PairSums:
             np.matmul(left, right, out=hidden)
             np.maximum(hidden, self._zeros[: hidden.size].reshape(shape), out=hidden)
             np.matmul(attention.h, hidden.reshape(len(attention.h), -1), out=terms[1].reshape(-1))
-            self._weigh(pair, terms)
+        self._weigh(pair, terms)
         return terms
 
     def general_terms(self, pair: Pair, tile: "Tile", items: NDArray[np.intp]) -> Sums:
@@ -132,12 +132,18 @@ class PairSums:
             np.maximum(hidden, 0, out=hidden)
             np.matmul(products, attention.p, out=terms[0].reshape(-1))
             np.matmul(hidden, attention.h, out=terms[1].reshape(-1))
-            self._weigh(pair, terms)
+        self._weigh(pair, terms)
         return terms
 
     def _weigh(self, pair: Pair, terms: Sums) -> None:
-        """Turns pᵀe and attention logits without bias into exp(l)·pᵀe and exp(l), in place."""
-        attention = self.item_side.parameters.attention
+        """Turns pᵀe and attention logits without bias into exp(l)·pᵀe and exp(l), in place.
+
+        For FwFM, <v_i, v_j> into r_ij <v_i, v_j>.
+        """
+        parameters = self.item_side.parameters
+        attention, pair_weights = parameters.attention, parameters.pair_weights
+        if pair_weights is not None:
+            terms[0] *= pair_weights[pair.number]
         if attention is not None:
             terms[1] += attention.pair_bias[pair.number] - np.float32(self.item_side.shift)
             np.exp(terms[1], out=terms[1])
@@ -161,7 +167,7 @@ class Tile:
         self._cross_rows: dict[int, NDArray[np.intp]] = {}
 
     def left(self, field: int) -> tuple[Floats, Floats]:
-        """[W·diag(u) b] (A·r, K + 1) and p∘u (r, K) of a user field; for FM u twice."""
+        """[W·diag(u) b] (A·r, K + 1) and p∘u (r, K) of a user field; for FM and FwFM u twice."""
         if field not in self._left:
             u = self.users.vectors(field)  # (r, K)
             attention = self.item_side.parameters.attention

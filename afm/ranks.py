@@ -5,7 +5,7 @@ A single process is one rank of size 1; it needs no ``horovodrun``.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import horovod.torch as hvd
 from horovod.common.exceptions import HorovodInternalError
@@ -68,8 +68,8 @@ class Ranks:
         )
         return wrapped
 
-    def step(self, optimizer: Optimizer) -> None:
-        """Steps, once all ranks have their gradients.
+    def add_up(self, optimizer: Optimizer) -> None:
+        """Replaces the gradients by their sums, once all ranks have theirs.
 
         Args:
             optimizer: As :meth:`optimizer` returned it.
@@ -77,7 +77,18 @@ class Ranks:
         Raises:
             RankLost: Another rank has failed.
         """
-        _together(lambda: optimizer.step())
+        distributed: Any = optimizer
+        _together(lambda: distributed.synchronize())
+
+    def step(self, optimizer: Optimizer) -> None:
+        """Steps along the gradients that :meth:`add_up` has left.
+
+        Args:
+            optimizer: As :meth:`optimizer` returned it.
+        """
+        distributed: Any = optimizer
+        with distributed.skip_synchronize():
+            optimizer.step()
 
     def sum(self, values: Tensor) -> Tensor:
         """Adds up the ranks' values, element by element.

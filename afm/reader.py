@@ -27,7 +27,7 @@ from afm.errors import TableError
 from afm.slots import Layout, to_slots
 from afm.tables import footers_of, quieten_petastorm
 from conf.schema import Split
-from features.spec import LABEL
+from features.spec import LABEL, WEIGHT
 
 T = TypeVar("T")
 
@@ -45,11 +45,18 @@ class Batch:
     """Their numbers (B, S)."""
     labels: NDArray[np.float32]
     """0 or 1 (B,)."""
+    weights: NDArray[np.float32] | None
+    """What each row counts (B,); None if all count 1."""
     global_rows: int
     """Rows of this step over all ranks."""
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def weight(self) -> float:
+        """What its rows count together."""
+        return len(self) if self.weights is None else float(self.weights.sum(dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -67,6 +74,8 @@ class Part:
     """A split of a features table, as one of several ranks reads it."""
 
     layout: Layout
+    weighted: bool
+    """Whether rows have weights."""
     urls: tuple[str, ...]
     groups: tuple[int, ...]
     """Rows of each row group, in the order of the files."""
@@ -108,13 +117,13 @@ class Part:
     def _cut(self, shuffle: Shuffle | None) -> Generator[Batch, None, None]:
         ends = np.stack([self._ends(rank) for rank in range(self.size)])  # (size, steps)
         sizes = np.diff(ends, axis=1, prepend=0)  # (size, steps)
-        rows = Rows.none(self.layout)
+        rows = Rows.none(self.layout, self.weighted)
         blocks = self._blocks(shuffle)
         for size, total in zip(sizes[self.rank], sizes.sum(axis=0), strict=True):
             while len(rows) < size:
                 rows = Rows.joined([rows, next(blocks)])
             taken, rows = rows[:size], rows[size:]
-            yield Batch(taken.rows, taken.x, taken.labels, int(total))
+            yield Batch(taken.rows, taken.x, taken.labels, taken.weights, int(total))
 
     def _ends(self, rank: int) -> NDArray[np.int64]:
         """Rows of a rank that are read after each step (steps,)."""
@@ -141,12 +150,12 @@ class Part:
         expected = self.rows_of(self.rank)
         if not expected:
             return
-        names = [field.name for field in self.layout.inputs]
+        names = _columns(self.layout, self.weighted)
         quieten_petastorm()
         try:
             reader = make_batch_reader(
                 list(self.urls),
-                schema_fields=[f"^{name}$" for name in (*names, LABEL)],
+                schema_fields=[f"^{name}$" for name in names],
                 workers_count=1,  # one thread keeps the order
                 shuffle_row_groups=seed is not None,
                 seed=seed,
@@ -170,34 +179,39 @@ class Part:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as slots with their labels."""
+    """Rows as slots with their labels, and weights if they have any."""
 
     rows: NDArray[np.int64]
     x: NDArray[np.float32]
     labels: NDArray[np.float32]
+    weights: NDArray[np.float32] | None
 
     @classmethod
     def of(cls, layout: Layout, columns: Mapping[str, NDArray[np.generic]]) -> Self:
         """Rows from encoded columns."""
-        return cls(*to_slots(layout, columns), columns[LABEL].astype(np.float32))
+        weights = columns[WEIGHT].astype(np.float32) if WEIGHT in columns else None
+        return cls(*to_slots(layout, columns), columns[LABEL].astype(np.float32), weights)
 
     @classmethod
-    def none(cls, layout: Layout) -> Self:
+    def none(cls, layout: Layout, weighted: bool) -> Self:
         """No rows."""
         slots = len(layout.field_of_slot)
         return cls(
             rows=np.empty((0, slots), np.int64),
             x=np.empty((0, slots), np.float32),
             labels=np.empty(0, np.float32),
+            weights=np.empty(0, np.float32) if weighted else None,
         )
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Several rows, one after the other."""
+        weights = [p.weights for p in parts if p.weights is not None]
         return cls(
             np.concatenate([p.rows for p in parts]),
             np.concatenate([p.x for p in parts]),
             np.concatenate([p.labels for p in parts]),
+            np.concatenate(weights) if weights else None,
         )
 
     def permuted(self, random: np.random.Generator) -> "Rows":
@@ -208,11 +222,20 @@ class Rows:
         return len(self.labels)
 
     def __getitem__(self, which: slice | NDArray[np.int64]) -> "Rows":
-        return Rows(self.rows[which], self.x[which], self.labels[which])
+        weights = None if self.weights is None else self.weights[which]
+        return Rows(self.rows[which], self.x[which], self.labels[which], weights)
 
 
 def open_part(
-    root: str, version: int, split: Split, layout: Layout, *, batch_size: int, rank: int, size: int
+    root: str,
+    version: int,
+    split: Split,
+    layout: Layout,
+    *,
+    weighted: bool = False,
+    batch_size: int,
+    rank: int,
+    size: int,
 ) -> Part:
     """Finds the files of a split, and the rows in them.
 
@@ -221,6 +244,7 @@ def open_part(
         version: Version of the table ``features``.
         split: Which of its rows.
         layout: The fields to read.
+        weighted: Whether the rows have weights.
         batch_size: Rows per step over all ranks.
         rank: Which of the ranks reads.
         size: How many ranks there are.
@@ -232,11 +256,11 @@ def open_part(
         TableError: The table or a file or a column is not there, or the table has deletion
             vectors or mapped columns, which plain Parquet readers would read wrongly.
     """
-    columns = [*(field.name for field in layout.inputs), LABEL]
-    footers = footers_of(root, version, split, columns)
+    footers = footers_of(root, version, split, _columns(layout, weighted))
     labels = [label for footer in footers for label in footer.labels]
     return Part(
         layout=layout,
+        weighted=weighted,
         urls=tuple(footer.url for footer in footers),
         groups=tuple(rows for footer in footers for rows in footer.groups),
         labels=(min(labels), max(labels)) if labels else None,
@@ -244,6 +268,10 @@ def open_part(
         rank=rank,
         size=size,
     )
+
+
+def _columns(layout: Layout, weighted: bool) -> list[str]:
+    return [*(field.name for field in layout.inputs), LABEL, *([WEIGHT] if weighted else [])]
 
 
 def _seed(shuffle: Shuffle) -> int:

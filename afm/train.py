@@ -35,12 +35,14 @@ from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
 from afm.objective import losses, penalty
 from afm.optimizers import Optimizers
+from afm.pretrained import Pretrained, find_pretrained, start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.reader import Batch, Part, Shuffle, open_part
+from afm.schedule import learning_rate, quality
 from afm.slots import Layout
 from afm.tables import read_prepared, table_uri
-from conf.schema import Config, TrainConfig
+from conf.schema import Config, Loss, StopOn, TrainConfig
 from features.spec import Prepared
 
 
@@ -53,6 +55,8 @@ class Plan:
     features: TableVersion
     identity: str
     folder: Path
+    pretrained: Pretrained | None
+    """What the model starts from, if that is not chance."""
     train: Part
     validation: Part
 
@@ -105,12 +109,14 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
         begin = time.monotonic()
         loss = _train_epoch(plan, trainee, ranks, progress, device, number)
         speed = plan.train.rows / (time.monotonic() - begin)
-        validation = measure(trainee.model, plan.validation, ranks, device)
+        validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
         trainee.curves.append(Epoch(number, loss, validation, speed))
         if ranks.leads:
             _keep(plan, trainee)
             progress.epoch(
-                trainee.curves[-1], settings.epochs, best_epoch(trainee.curves) == number
+                trainee.curves[-1],
+                settings.epochs,
+                best_epoch(trainee.curves, settings.stop_on) == number,
             )
     text = _finish(plan, trainee, ranks).model_dump_json() if ranks.leads else ""
     return Manifest.model_validate_json(ranks.share(text))
@@ -131,6 +137,7 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
         TableError: The prepared tables cannot be read.
         TrainError: The tables were prepared with another configuration, or the training or
             validation rows are none, or all of one class.
+        ArtifactError: ``model.pretrained`` names no run that the model can start from.
     """
     root = config.tables.root
     prepared = read_prepared(root)
@@ -141,15 +148,25 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
     batch_size = config.train.batch_size
     training, validation = (
         open_part(
-            root, features.version, split, layout, batch_size=batch_size, rank=rank, size=size
+            root,
+            features.version,
+            split,
+            layout,
+            weighted=prepared.weight is not None,
+            batch_size=batch_size,
+            rank=rank,
+            size=size,
         )
         for split in ("train", "validation")
     )
     _check_labels("training", training)
     _check_labels("validation", validation)
-    identity = identity_of(config, prepared.spec, features)
+    pretrained = find_pretrained(config, prepared.spec)
+    identity = identity_of(
+        config, prepared.spec, features, None if pretrained is None else pretrained.identity
+    )
     folder = run_folder(config, identity)
-    return Plan(config, prepared, features, identity, folder, training, validation)
+    return Plan(config, prepared, features, identity, folder, pretrained, training, validation)
 
 
 def finished_run(plan: Plan) -> Manifest | None:
@@ -171,16 +188,17 @@ def finished_run(plan: Plan) -> Manifest | None:
     return manifest
 
 
-def best_epoch(curves: Sequence[Epoch]) -> int:
-    """Number of the epoch with the best validation AUC, the first of equals.
+def best_epoch(curves: Sequence[Epoch], stop_on: StopOn) -> int:
+    """Number of the epoch with the best validation metric, the first of equals.
 
     Args:
         curves: The epochs so far, at least one.
+        stop_on: The metric.
 
     Returns:
         Its number, from 1.
     """
-    return max(curves, key=lambda epoch: epoch.validation.auc).number
+    return max(curves, key=lambda epoch: quality(epoch.validation, stop_on)).number
 
 
 def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
@@ -196,11 +214,12 @@ def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
     if not curves:
         return False
     done = len(curves)
-    return done >= settings.epochs or done - best_epoch(curves) >= settings.patience
+    waited = done - best_epoch(curves, settings.stop_on)
+    return done >= settings.epochs or waited >= settings.patience
 
 
 @torch.no_grad()
-def measure(model: FM, part: Part, ranks: Ranks, device: torch.device) -> Metrics:
+def measure(model: FM, part: Part, ranks: Ranks, device: torch.device, loss: Loss) -> Metrics:
     """Measures a model on a split, over all ranks.
 
     Args:
@@ -208,22 +227,23 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device) -> Metric
         part: The split, as this rank reads it.
         ranks: The ranks.
         device: Where the model is.
+        loss: What it was trained for.
 
     Returns:
         The metrics, the same on every rank.
     """
     model.eval()
-    logits, labels = [np.empty(0, np.float32)], [np.empty(0, np.float32)]
+    columns = [np.empty((3, 0), np.float32)]
     for batch in part.batches():
-        rows, x, _ = _tensors(batch, device)
-        logits.append(model(rows, x).cpu().numpy())
-        labels.append(batch.labels)
-    state = state_of(np.concatenate(logits), np.concatenate(labels))
+        rows, x, _, _ = _tensors(batch, device)
+        weights = np.ones_like(batch.labels) if batch.weights is None else batch.weights
+        columns.append(np.stack([model(rows, x).cpu().numpy(), batch.labels, weights]))
+    state = state_of(*np.concatenate(columns, axis=1))
     # float64 holds a float32 exactly, so one table carries scores and counts.
-    mine = np.stack([state.logits.astype(np.float64), state.positives, state.negatives], axis=1)
+    mine = np.stack([state.scores.astype(np.float64), state.positives, state.negatives], axis=1)
     (everyones,) = ranks.gather(torch.from_numpy(mine))  # (Σ D, 3)
     with ranks.leader_first():
-        return compute(state_from_counts(*everyones.numpy().T))
+        return compute(state_from_counts(*everyones.numpy().T), loss)
 
 
 def _train_epoch(
@@ -240,26 +260,31 @@ def _train_epoch(
     torch.manual_seed(_seed(settings.seed, number, ranks.rank))
     model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
-    rows_done = mine_done = 0
+    rows_done, weight_done = 0, 0.0
     progress.start_epoch()
-    for batch in plan.train.batches(Shuffle(settings.seed, number, settings.shuffle_rows)):
-        rows, x, labels = _tensors(batch, device)
+    shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
+    for step, batch in enumerate(plan.train.batches(shuffle), (number - 1) * plan.train.steps):
+        rows, x, labels, counts = _tensors(batch, device)
         # Gradients end at what was looked up: those of whole tables would be as large as they are.
         vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
-        sum_of_losses = losses(model.logits(vectors, weights, x), labels).sum()
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+            scores = model.logits(vectors, weights, x)
+        sum_of_losses = losses(scores, labels, settings.loss, counts).sum()
         # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
         loss = sum_of_losses / batch.global_rows + penalty(
             model, vectors, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
         )
         loss.backward()  # type: ignore[no-untyped-call]
-        trainee.optimizers.step(ranks, rows, x, vectors, weights)
+        rate = learning_rate(settings, trainee.curves, step, plan.train.steps)
+        trainee.optimizers.step(ranks, rate, rows, x, vectors, weights)
         total += sum_of_losses.detach()
         rows_done += batch.global_rows
-        mine_done += len(batch)
+        weight_done += batch.weight
         if ranks.leads and progress.due:
-            mean = total.item() / max(mine_done, 1)
+            mean = total.item() / max(weight_done, 1e-9)
             progress.within(number, settings.epochs, rows_done, plan.train.rows, mean)
-    mean = ranks.sum(total.cpu()).item() / plan.train.rows
+    sums = ranks.sum(torch.tensor([total.item(), weight_done], dtype=torch.float64))
+    mean = (sums[0] / sums[1]).item()
     with ranks.leader_first():
         if not np.isfinite(mean):
             raise TrainError(
@@ -273,6 +298,8 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
     """The run's state: as its checkpoint has it, or new; the same on every rank."""
     settings = plan.config.train
     model = build_model(plan.train.layout, plan.config.model, settings.seed).to(device)
+    if ranks.leads and plan.pretrained is not None:
+        start_from(model, plan.pretrained)
     optimizers = Optimizers.of(model, settings, ranks)
     trainee = Trainee(model, optimizers, curves=[], best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
@@ -289,7 +316,7 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
 
 def _keep(plan: Plan, trainee: Trainee) -> None:
     """Writes the checkpoint of the epoch that has just ended."""
-    if best_epoch(trainee.curves) == len(trainee.curves):
+    if best_epoch(trainee.curves, plan.config.train.stop_on) == len(trainee.curves):
         trainee.best = {name: t.clone() for name, t in trainee.model.state_dict().items()}
     checkpoint.write(
         plan.folder,
@@ -305,7 +332,7 @@ def _keep(plan: Plan, trainee: Trainee) -> None:
 
 def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
     """Writes the model folder; the checkpoint is of no use then."""
-    best = best_epoch(trainee.curves)
+    best = best_epoch(trainee.curves, plan.config.train.stop_on)
     manifest = Manifest(
         run=plan.folder.name,
         identity=plan.identity,
@@ -345,9 +372,11 @@ def _check_labels(name: str, part: Part) -> None:
         )
 
 
-def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """Embedding rows, their numbers, labels, and weights if rows have any."""
     rows, x, labels = (torch.from_numpy(a).to(device) for a in (batch.rows, batch.x, batch.labels))
-    return rows, x, labels
+    weights = None if batch.weights is None else torch.from_numpy(batch.weights).to(device)
+    return rows, x, labels, weights
 
 
 def _seed(*parts: int) -> int:

@@ -14,15 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 Side = Literal["user", "item", "context"]
 Split = Literal["train", "validation", "test"]
+Loss = Literal["log", "squared"]
+StopOn = Literal["auc", "log_loss", "rmse"]
 
 RESERVED = frozenset(
-    {"user_key", "item_key", "event_time", "label", "split", "row", "sampled"}
+    {"user_key", "item_key", "event_time", "label", "weight", "split", "row", "sampled"}
     | {"rank", "probability", "logit", "explanation"}
 )
 """Column names of our own tables; no field may take one of them."""
 
 BUILT_IN_RULES = frozenset(
-    {"malformed", "duplicate", "label", "user_key", "item_key", "event_time"}
+    {"malformed", "duplicate", "label", "weight", "user_key", "item_key", "event_time"}
     | {"orphan_user", "orphan_item", "label=0", "label=1"}
 )
 """Names in the tables ``quarantine`` and ``quality`` that belong to no field. A field's own are its
@@ -410,10 +412,12 @@ class PrepareConfig(Section):
 
 
 class ModelConfig(Section):
-    """The model (Xiao et al., IJCAI 2017, and its rival FM)."""
+    """The model (AFM: Xiao et al., IJCAI 2017), or one of its rivals."""
 
-    name: Literal["afm", "fm"] = Field(
-        "afm", description="`afm`, or `fm`: the same model without attention."
+    name: Literal["afm", "fm", "fwfm"] = Field(
+        "afm",
+        description="`afm`; `fm`: the same model without attention; `fwfm`: FM with a learned "
+        "weight per pair of fields (Pan et al., WWW 2018).",
     )
     embedding_size: int = Field(32, ge=1, description="K, the length of an embedding.")
     attention_size: int = Field(16, ge=1, description="A, the hidden units of the attention.")
@@ -428,15 +432,61 @@ class ModelConfig(Section):
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the pooled vector.")
     embedding_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
     init_std: float = Field(0.1, gt=0, description="Standard deviation of initial embeddings.")
+    pretrained: str | None = Field(
+        None,
+        description="A finished FM to start from, as the paper does: `fm`, this pipeline's latest, "
+        "or the folder of a run of the same features and K. Embeddings, linear weights and bias "
+        "are taken from it.",
+    )
+
+    @model_validator(mode="after")
+    def _starts_from_another(self) -> Self:
+        if self.pretrained is not None and self.name == "fm":
+            raise ValueError("pretrained is for afm and fwfm, which start from an fm; leave it out")
+        return self
 
 
 class L2(Section):
-    """Weights of the L2 penalties, added to the mean log loss of a batch."""
+    """Weights of the L2 penalties, added to the mean loss of a batch."""
 
     embedding: float = Field(
         0.0, ge=0, description="On the embeddings that the batch looks up, mean over its rows."
     )
     attention: float = Field(0.0, ge=0, description="On the attention's W (the paper's λ).")
+
+
+class Plateau(Section):
+    """Smaller steps once the validation metric of `train.stop_on` no longer improves."""
+
+    factor: float = Field(0.5, gt=0, lt=1, description="What the learning rate is multiplied with.")
+    patience: int = Field(
+        1,
+        ge=1,
+        description="Epochs without a better one before each reduction; fewer than "
+        "`train.patience`, after which training stops.",
+    )
+
+
+class Schedule(Section):
+    """How the learning rate changes. The number of ranks has no part in it: `batch_size` is that of
+    all ranks together, so nothing has to be scaled when it changes.
+    """
+
+    warmup: int | float = Field(
+        0,
+        ge=0,
+        description="Steps over which the learning rate rises from near 0, or as a number below 1 "
+        "their share of the steps of all `epochs`.",
+    )
+    plateau: Plateau | None = Field(
+        None, description="Reduce the learning rate on a plateau; `{}` takes the defaults."
+    )
+
+    @model_validator(mode="after")
+    def _warms_up_for_whole_steps(self) -> Self:
+        if isinstance(self.warmup, float) and self.warmup >= 1:
+            raise ValueError(f"warmup {self.warmup:g} is neither a whole number nor below 1")
+        return self
 
 
 class TrainConfig(Section):
@@ -452,10 +502,39 @@ class TrainConfig(Section):
         description="Rows per step over all ranks together, so that the number of "
         "ranks does not change the model.",
     )
-    learning_rate: float = Field(5e-3, gt=0, description="Adam's step size.")
+    loss: Loss = Field(
+        "log",
+        description="`log`: the log loss; scores are logits. `squared`, the paper's: the squared "
+        "error to targets of 1 and -1 for the labels 1 and 0; a score estimates 2p - 1, so the "
+        "probability is (1 + score) / 2, cut off at 0 and 1.",
+    )
+    optimizer: Literal["adam", "adagrad"] = Field(
+        "adam", description="`adam`, or `adagrad`, the paper's; both touch looked-up rows only."
+    )
+    learning_rate: float = Field(5e-3, gt=0, description="The optimiser's step size.")
+    precision: Literal["float32", "bf16"] = Field(
+        "float32",
+        description="`bf16` multiplies matrices of the forward and backward pass in bfloat16 "
+        "(torch.autocast), for GPUs; weights, losses and optimisers stay float32.",
+    )
+    schedule: Schedule = Field(
+        default_factory=Schedule, description="How the learning rate changes."
+    )
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="Largest norm of a step's gradient, of all weights together and summed over "
+        "the ranks; longer ones are scaled down to it.",
+    )
     l2: L2 = Field(default_factory=L2, description="The L2 penalties.")
+    stop_on: StopOn = Field(
+        "auc",
+        description="The validation metric by which the best epoch is chosen and training stops: "
+        "`auc` where only the order counts, `log_loss` where probabilities do, `rmse` as the "
+        "paper does.",
+    )
     patience: int = Field(
-        2, ge=1, description="Epochs without a better validation AUC before training stops."
+        2, ge=1, description="Epochs without a better `stop_on` before training stops."
     )
     shuffle_rows: int = Field(
         262_144, ge=1, description="Rows each rank keeps in memory to shuffle."
@@ -468,6 +547,16 @@ class TrainConfig(Section):
     def _leaves_latest_free(self) -> Self:
         if self.run == "latest":
             raise ValueError("`latest` is what points to the last run; call this one otherwise")
+        return self
+
+    @model_validator(mode="after")
+    def _reduces_before_it_stops(self) -> Self:
+        plateau = self.schedule.plateau
+        if plateau is not None and plateau.patience >= self.patience:
+            raise ValueError(
+                f"schedule.plateau.patience {plateau.patience} is not less than patience "
+                f"{self.patience}, so that training stops before the learning rate is reduced"
+            )
         return self
 
 
@@ -512,6 +601,12 @@ class Config(Section):
 
     source: Source
     label: str = Field(description="Spark SQL expression that gives 0 or 1 (or false and true).")
+    weight: str | None = Field(
+        None,
+        description="Spark SQL expression: how much a row counts in the loss and in the metrics, a "
+        "number above 0. A mean of about 1 leaves the size of a step as it is. Sampled rows have "
+        "the weight of the row that they are sampled for.",
+    )
     keys: Keys = Field(default_factory=Keys)
     fields: tuple[FieldConfig, ...]
     crosses: tuple[Cross, ...] = ()

@@ -22,7 +22,7 @@ from features.quality import (
 )
 from features.readable import readable
 from features.sources import CORRUPT, read
-from features.spec import ITEM, LABEL, ROW, TIME, USER
+from features.spec import ITEM, LABEL, ROW, TIME, USER, WEIGHT
 
 KEYS = {"user": USER, "item": ITEM, "time": TIME}
 _TABLE_OF_SIDE: dict[str, SourceName] = {"user": "users", "item": "items"}
@@ -36,8 +36,8 @@ def clean_interactions(spark: SparkSession, config: Config) -> Checked:
         config: The pipeline.
 
     Returns:
-        Rows with the keys, ``label``, ``row`` (the seeded hash that names a row) and those fields
-        that no table of users or items has.
+        Rows with the keys, ``label``, ``row`` (the seeded hash that names a row), ``weight`` if
+        there are weights, and those fields that no table of users or items has.
 
     Raises:
         DataError: The table, a column or an expression is wrong.
@@ -54,6 +54,10 @@ def clean_interactions(spark: SparkSession, config: Config) -> Checked:
         Check(KEYS[side], f"keys.{side} is null", columns[KEYS[side]].isNull(), maximum)
         for side in keys
     ]
+    if config.weight is not None:
+        columns[WEIGHT] = _weight(raw, config.weight)
+        reason = "the weight is not a number above 0"
+        checks.append(Check(WEIGHT, reason, columns[WEIGHT].isNull(), maximum))
     for i, rule in enumerate(config.quality.rules):
         where = f"quality.rules.{i}.expr"
         holds = parse(raw, rule.expr, where)
@@ -221,6 +225,12 @@ def _checked(
 def _label(raw: DataFrame, expr: str) -> Column:
     value = parse(raw, expr, "label").try_cast("double")
     return analysed(raw, F.when(value == 0, 0).when(value == 1, 1), "label", expr)
+
+
+def _weight(raw: DataFrame, expr: str) -> Column:
+    value = parse(raw, expr, "weight").try_cast("double")
+    finite = (value > 0) & (value < float("inf"))  # to Spark, NaN is greater than infinity
+    return analysed(raw, F.when(finite, value), "weight", expr)
 
 
 def _key(raw: DataFrame, expr: str, side: str) -> Column:

@@ -13,7 +13,7 @@ from features.clean import KEYS, has_table, latest_rows, with_strangers
 from features.history import latest_history
 from features.negatives import observed
 from features.row_groups import RowGroups
-from features.spec import FIRST, LABEL, ROW, SAMPLED, SPLIT, FeatureSpec, Input
+from features.spec import FIRST, LABEL, ROW, SAMPLED, SPLIT, WEIGHT, FeatureSpec, Input
 from features.transform import Encoder
 from features.transform_files import encode_files
 from features.transform_frame import encode_frame
@@ -67,7 +67,7 @@ def write_features(
         The version of ``features``.
     """
     spark = interactions.sparkSession
-    carried = [*KEYS.values(), LABEL, ROW, SAMPLED]
+    carried = [*KEYS.values(), LABEL, WEIGHT, ROW, SAMPLED]
     keep = [c for c in carried if c in interactions.columns]
     groups = None if is_url(root) or encoder.tails else RowGroups.of(interactions)
     if groups is not None:
@@ -84,7 +84,8 @@ def write_features(
     parts = max(1, min(16, rows // 1_024), rows // _ROWS_PER_FILE)
     # Sorted by the seeded hash, rows lie shuffled, and in the same order after every rerun. SPLIT
     # leads because the partitioned write would sort by it again.
-    order = [SPLIT, ROW, LABEL, *(i.name for i in encoder.spec.inputs)]
+    weight = [WEIGHT] if WEIGHT in keep else []
+    order = [SPLIT, ROW, LABEL, *(i.name for i in encoder.spec.inputs), *weight]
     ordered = encoded.repartition(parts, ROW).sortWithinPartitions(*order)
     return tables.write(ordered, root, "features", metadata, partition_by=[SPLIT], append=append)
 

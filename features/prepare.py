@@ -132,6 +132,7 @@ def learn_and_publish(
         versions=versions,
         rows=rows,
         negatives=config.negatives,
+        weight=config.weight,
         batches=written.batches,
     )
     tables.publish(spark, root, prepared, metadata)

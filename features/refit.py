@@ -36,7 +36,9 @@ def refit(spark: SparkSession, config: Config, report: Report = lambda _: None) 
     """
     root = config.tables.root
     before = tables.published(spark, root)
-    if changed := before.spec.read_otherwise_by(config):
+    changed = before.spec.read_otherwise_by(config)
+    changed += ["weight"] * (before.weight != config.weight)
+    if changed:
         raise DataError(
             "prepare.mode: refit takes the rows as they were read, but the configuration has "
             f"another {', '.join(changed)}. Use prepare.mode: all"

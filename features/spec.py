@@ -34,7 +34,7 @@ from conf.schema import (
 )
 
 USER, ITEM, TIME = "user_key", "item_key", "event_time"
-LABEL, SPLIT, ROW, SAMPLED = "label", "split", "row", "sampled"
+LABEL, WEIGHT, SPLIT, ROW, SAMPLED = "label", "weight", "split", "row", "sampled"
 SPLITS: tuple[Literal["train"], Literal["validation"], Literal["test"]] = (
     "train",
     "validation",
@@ -239,6 +239,8 @@ class Prepared(Section):
     """Row counts: read, accepted, quarantined, and each split."""
     negatives: Negatives | None = None
     """How negatives were sampled into the interactions."""
+    weight: str | None = None
+    """The expression for the column ``weight``; without it there is none."""
     batches: dict[str, str] = Field(default_factory=dict)
     """The batches of rows that the tables hold, each with a fingerprint of its rows."""
 
@@ -252,7 +254,9 @@ class Prepared(Section):
             A sentence with the remedy, or nothing.
         """
         changed = ", ".join(
-            self.spec.changed_in(config) + ["negatives"] * (self.negatives != config.negatives)
+            self.spec.changed_in(config)
+            + ["negatives"] * (self.negatives != config.negatives)
+            + ["weight"] * (self.weight != config.weight)
         )
         return changed and (
             f"the tables in {config.tables.root} were prepared with another {changed}. "

@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 
 from features.counting import coded
 from features.row_groups import RowGroup, RowGroups, columns_of, run_tasks
-from features.spec import LABEL, ROW, SPLIT, SPLITS, Input
+from features.spec import LABEL, ROW, SPLIT, SPLITS, WEIGHT, Input
 from features.tables import NewFile
 from features.transform import Encoder
 from features.transform_frame import to_arrow
@@ -98,7 +98,8 @@ class _Rows:
         ends = np.cumsum(np.bincount(split, minlength=len(SPLITS)))
         kept = {name: _plain(columns(name)).take(pa.array(order)) for name in keep}
         encoded = encoder.encode(columns, encoder.spec.inputs, order)
-        again = _tied(split[order], row[order], kept[LABEL].to_numpy(), encoded)
+        weights = {n: kept[n].to_numpy() for n in kept if n == WEIGHT}
+        again = _tied(split[order], row[order], kept[LABEL].to_numpy(), {**encoded, **weights})
         if again is not None:
             kept = {name: column.take(pa.array(again)) for name, column in kept.items()}
             encoded = {name: array[again] for name, array in encoded.items()}
@@ -110,7 +111,7 @@ class _Rows:
         columns = {name: column[start:end] for name, column in self.kept.items()}
         columns |= {name: to_arrow(array[start:end]) for name, array in self.encoded.items()}
         # Parquet writes and reads columns that say so twice as fast.
-        never_null = {LABEL, ROW, *self.encoded}
+        never_null = {LABEL, WEIGHT, ROW, *self.encoded}
         fields = [pa.field(n, c.type, n not in never_null) for n, c in columns.items()]
         return pa.table(columns, schema=pa.schema(fields))
 

@@ -3,31 +3,45 @@
     spark-submit --properties-file conf/spark.conf jobs/evaluate.py conf/movielens.yaml
 
 Every model that has finished training on the present tables is measured. Writes the Delta table
-`metrics`: one row per model with accuracy, AUC, F1 and log loss.
+`metrics`: one row per model with accuracy, AUC, F1, log loss, RMSE and calibration error; accuracy
+and F1 also at the threshold that was best on the validation rows; and, where there is a user key,
+GAUC: the AUC within each user, a mean weighted by the users' rows.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame
+from pyspark.sql import DataFrame, Window
 from pyspark.sql import functions as F
 
 from afm.artifact import Artifact, load
 from afm.forward import Parameters, forward
+from afm.link import to_probability
 from afm.metrics import Metrics, State, compute, state_from_counts
 from afm.slots import from_arrow
-from conf.schema import Config, ModelConfig, digest
+from conf.schema import Config, Loss, ModelConfig, digest
 from features import tables
 from features.python_tasks import map_in_arrow
-from features.spec import LABEL, SPLIT, FeatureSpec
+from features.spec import LABEL, SPLIT, USER, WEIGHT, FeatureSpec
 from jobs.door import run
 from jobs.session import open_session
 
 CONSTANT = "constant rate"
+_COUNTS = "positives", "negatives"
+
+
+class Measured(NamedTuple):
+    """How good a model is on some rows."""
+
+    metrics: Metrics
+    gauc: float | None
+    """Mean of the users' AUC, weighted by their rows; None where no user has both labels."""
+    loss: Loss
+    """What it was trained for: how its scores are read."""
 
 
 def main(config: Config) -> None:
@@ -40,18 +54,27 @@ def main(config: Config) -> None:
     configured.require(prepared.spec)
     artifacts = {config.model.name: configured} | rivals(config, prepared.spec)
     features = tables.read(spark, root, "features", prepared.versions["features"])
+    features = features if WEIGHT in features.columns else features.withColumn(WEIGHT, F.lit(1.0))
+    rate = F.sum(F.col(LABEL) * F.col(WEIGHT)) / F.sum(WEIGHT)
+    (train,) = features.where(F.col(SPLIT) == "train").agg(rate.alias("rate")).collect()
     test = features.where(F.col(SPLIT) == "test")
-    states = {name: score_counts(test, artifact) for name, artifact in artifacts.items()}
-    (train,) = features.where(F.col(SPLIT) == "train").agg(F.mean(LABEL).alias("rate")).collect()
-    measured = {name: compute(state) for name, state in states.items()}
-    measured[CONSTANT] = compute(constant_state(states[config.model.name], train["rate"]))
+    counted = {name: count(score(test, artifact)) for name, artifact in artifacts.items()}
+    measured = {}
+    for name, (state, gauc) in counted.items():
+        manifest = artifacts[name].manifest
+        loss = manifest.config.train.loss
+        metrics = compute(state, loss, manifest.validation.threshold)
+        measured[name] = Measured(metrics, gauc, loss)
+    state, gauc = counted[config.model.name]
+    constant = compute(constant_state(state, train["rate"]))
+    measured[CONSTANT] = Measured(constant, None if gauc is None else 0.5, "log")
 
     runs = {name: artifact.manifest.run for name, artifact in artifacts.items()}
     rows = [
-        {"model": name, "run": runs.get(name), "split": "test", **asdict(metrics)}
-        for name, metrics in measured.items()
+        {"model": name, "run": runs.get(name), "split": "test", **asdict(m.metrics), "gauc": m.gauc}
+        for name, m in measured.items()
     ]
-    numbers = ", ".join(f"{field.name} DOUBLE" for field in fields(Metrics))
+    numbers = ", ".join(f"{name} DOUBLE" for name in (*(f.name for f in fields(Metrics)), "gauc"))
     frame = spark.createDataFrame(rows, f"model STRING, run STRING, split STRING, {numbers}")
     metadata = {
         "job": "evaluate",
@@ -61,7 +84,7 @@ def main(config: Config) -> None:
         **{f"model.{name}": run for name, run in runs.items()},
     }
     tables.write(frame.coalesce(1), root, "metrics", metadata)
-    print(report(measured))
+    print(report(measured, "rows" if prepared.weight is None else "rows by weight"))
 
 
 def rivals(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
@@ -77,27 +100,60 @@ def rivals(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
     return artifacts
 
 
-def score_counts(features: DataFrame, artifact: Artifact) -> State:
-    """Scores encoded rows and counts them by score and label, in Spark."""
+def score(features: DataFrame, artifact: Artifact) -> DataFrame:
+    """Scores encoded rows with weights: ``logit``, ``label``, ``weight`` and any ``user_key``."""
     inputs = artifact.layout.inputs
     shared = features.sparkSession.sparkContext.broadcast(
         Parameters.of(artifact.weights, artifact.layout, artifact.manifest.config.model.scale)
     )
 
-    def score(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def add_scores(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             logits = forward(shared.value, from_arrow(inputs, batch))
-            columns = [pa.array(logits.astype(np.float32)), batch.column(LABEL)]
-            yield pa.RecordBatch.from_arrays(columns, names=["logit", LABEL])
+            columns = [pa.array(logits.astype(np.float32)), *batch.select(carried).columns]
+            yield pa.RecordBatch.from_arrays(columns, names=["logit", *carried])
 
-    wanted = features.select(LABEL, *[i.name for i in inputs])
-    counts = (
-        map_in_arrow(wanted, score, f"logit FLOAT, {LABEL} INT")
-        .groupBy("logit")
-        .agg(F.sum(LABEL).alias("positives"), F.sum(1 - F.col(LABEL)).alias("negatives"))
-        .toArrow()
-    )
-    return state_from_counts(counts["logit"], counts["positives"], counts["negatives"])
+    carried = [name for name in (LABEL, WEIGHT, USER) if name in features.columns]
+    wanted = features.select(*carried, *[i.name for i in inputs])
+    types = [f"{name} {features.schema[name].dataType.simpleString()}" for name in carried]
+    return map_in_arrow(wanted, add_scores, ", ".join(["logit FLOAT", *types]))
+
+
+def count(scored: DataFrame) -> tuple[State, float | None]:
+    """Adds weights of scored rows up by score and label, and compares the scores of each user."""
+    users = [USER] if USER in scored.columns else []
+    positive = F.col(LABEL) * F.col(WEIGHT)
+    sums = positive, F.col(WEIGHT) - positive
+    summed = [F.sum(one).alias(name) for one, name in zip(sums, _COUNTS, strict=True)]
+    by_user = scored.groupBy(*users, "logit").agg(*summed).persist()  # scored once, read twice
+    counts = by_user.groupBy("logit").agg(*[F.sum(name).alias(name) for name in _COUNTS]).toArrow()
+    state = state_from_counts(counts["logit"], *[counts[name] for name in _COUNTS])
+    gauc = group_auc(by_user) if users else None
+    by_user.unpersist()
+    return state, gauc
+
+
+def group_auc(counts: DataFrame) -> float | None:
+    """The mean AUC within users, weighted by their rows; of users that have both labels.
+
+    Args:
+        counts: ``user_key``, ``logit``, ``positives`` and ``negatives``, once per user and logit.
+
+    Returns:
+        The mean; None if there is no such user.
+
+    Source: Zhou et al., "Deep Interest Network for Click-Through Rate Prediction", KDD 2018.
+    """
+    smaller = Window.partitionBy(USER).orderBy("logit").rowsBetween(Window.unboundedPreceding, -1)
+    below = F.coalesce(F.sum("negatives").over(smaller), F.lit(0))
+    wins = F.col("positives") * (below + F.col("negatives") / 2)
+    users = counts.withColumn("wins", wins).groupBy(USER)
+    sums = users.agg(*[F.sum(name).alias(name) for name in (*_COUNTS, "wins")])
+    both = sums.where((F.col("positives") > 0) & (F.col("negatives") > 0))
+    rows = F.col("positives") + F.col("negatives")
+    auc = F.col("wins") / (F.col("positives") * F.col("negatives"))
+    ((mean,),) = both.agg(F.sum(auc * rows) / F.sum(rows)).collect()
+    return None if mean is None else float(mean)
 
 
 def constant_state(state: State, rate: float) -> State:
@@ -106,17 +162,21 @@ def constant_state(state: State, rate: float) -> State:
     return state_from_counts([logit], [state.positives.sum()], [state.negatives.sum()])
 
 
-def report(measured: dict[str, Metrics]) -> str:
+def report(measured: dict[str, Measured], counted: str) -> str:
     """The metrics as a table, for people to read."""
-    first = next(iter(measured.values()))
+    first = next(iter(measured.values())).metrics
     lines = [
-        f"{first.rows:,.0f} test rows, {first.positive_rate:.1%} positive",
-        "  model          accuracy     AUC      F1  log loss",
+        f"{first.rows:,.0f} test {counted}, {first.positive_rate:.1%} positive",
+        "  model          accuracy     AUC    GAUC      F1  log loss    RMSE     ECE"
+        "   from p  accuracy      F1",
     ]
-    lines += [
-        f"  {name:<13} {m.accuracy:>9.4f} {m.auc:>7.4f} {m.f1:>7.4f} {m.log_loss:>9.4f}"
-        for name, m in measured.items()
-    ]
+    for name, (m, gauc, loss) in measured.items():
+        grouped = "-" if gauc is None else f"{gauc:.4f}"
+        lines.append(
+            f"  {name:<13} {m.accuracy:>9.4f} {m.auc:>7.4f} {grouped:>7} {m.f1:>7.4f} "
+            f"{m.log_loss:>9.4f} {m.rmse:>7.4f} {m.calibration_error:>7.4f}  "
+            f"{to_probability(m.threshold, loss):>7.4f} {m.accuracy_tuned:>9.4f} {m.f1_tuned:>7.4f}"
+        )
     return "\n".join(lines)
 
 

@@ -3,7 +3,8 @@
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml score.top_k=100
 
-Writes the Delta table `scores`: user_key, item_key, rank, probability, logit, explanation. A rerun
+Writes the Delta table `scores`: user_key, item_key, rank, probability, logit, explanation. (Of a
+model trained on squared loss, `logit` is its score, an estimate of 2 · probability - 1.) A rerun
 replaces it by the same rows, in one commit.
 """
 

@@ -14,9 +14,10 @@ from afm.artifact import Artifact
 from afm.explain import explain_ranking
 from afm.forward import Columns
 from afm.item_side import ItemSide, prepare_items
+from afm.link import to_probability
 from afm.scoring import Pairs, Ranking, recommend, recommend_among
 from afm.slots import from_arrow
-from conf.schema import Config
+from conf.schema import Config, Loss
 from features import tables
 from features.errors import DataError
 from features.negatives import observed
@@ -43,6 +44,8 @@ class Items:
 
     keys: pa.Array
     side: ItemSide
+    loss: Loss
+    """What the model was trained for: how its scores are read."""
 
 
 def load_items(spark: SparkSession, config: Config, prepared: Prepared, model: Artifact) -> Items:
@@ -78,7 +81,7 @@ def load_items(spark: SparkSession, config: Config, prepared: Prepared, model: A
         context=encode_context(spark, config, encoder, contexts),
         crosses=encoder.crosses,
     )
-    return Items(items[ITEM].combine_chunks(), side)
+    return Items(items[ITEM].combine_chunks(), side, model.manifest.config.train.loss)
 
 
 def encode_context(
@@ -223,8 +226,7 @@ def _to_rows(
         names=["field_a", "field_b", "attention", "contribution"],
     )
     offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * pairs)
-    # 1 / (1 + e^-z) without overflow.
-    probability = np.exp(-np.logaddexp(0.0, -ranking.logit.astype(np.float64)))
+    probability = to_probability(ranking.logit, items.loss)
     columns = {
         USER: user_keys.take(pa.array(ranking.user)),
         ITEM: items.keys.take(pa.array(ranking.item)),

@@ -2,7 +2,7 @@
 
     python jobs/train.py conf/movielens.yaml                      # one process
     horovodrun -np 2 python jobs/train.py conf/movielens.yaml     # two on this machine
-    python jobs/train.py conf/movielens.yaml model.name=fm        # the rival, for comparison
+    python jobs/train.py conf/movielens.yaml model.name=fm        # a rival (fm, fwfm), to compare
 
 It needs the tables of jobs/prepare.py, and leaves <models>/<model>/<run>/, to which `latest`
 points. A run that was interrupted goes on after its last epoch; a finished one is left as it is.
@@ -20,6 +20,7 @@ os.environ["THP_MEM_ALLOC_ENABLE"] = os.environ.get("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 
 from afm.artifact import run_folder
+from afm.link import to_probability
 from afm.progress import Progress
 from afm.ranks import RankLost, Ranks
 from afm.train import train
@@ -39,10 +40,13 @@ def main(config: Config) -> None:
         sys.exit(1)  # the other rank says why
     if ranks.leads:
         metrics = manifest.validation
+        threshold = to_probability(metrics.threshold, config.train.loss)
         print(
             f"{config.model.name} run {manifest.run}: best epoch {manifest.best_epoch} of "
             f"{manifest.epochs}, validation AUC {metrics.auc:.4f}, accuracy "
-            f"{metrics.accuracy:.4f}, F1 {metrics.f1:.4f}, log loss {metrics.log_loss:.4f}\n"
+            f"{metrics.accuracy:.4f}, F1 {metrics.f1:.4f} ({metrics.f1_tuned:.4f} from a "
+            f"probability of {threshold:.4f} on), log loss {metrics.log_loss:.4f}, "
+            f"RMSE {metrics.rmse:.4f}\n"
             f"model: {run_folder(config, manifest.identity)}"
         )
 

@@ -20,6 +20,7 @@ submit=(spark-submit --properties-file conf/spark.conf)
 run python tools/movielens.py build/movielens/raw/ratings.parquet
 run "${submit[@]}" jobs/prepare.py $yaml
 run horovodrun -np 2 python jobs/train.py $yaml model.name=fm
+run horovodrun -np 2 python jobs/train.py $yaml model.name=fwfm
 run horovodrun -np 2 python jobs/train.py $yaml
 run "${submit[@]}" jobs/evaluate.py $yaml
 run "${submit[@]}" jobs/score.py $yaml

@@ -91,8 +91,10 @@ def write_features(
     )
 
 
-def write_prepared(root: Path, spec: FeatureSpec, version: int = 0) -> None:
+def write_prepared(
+    root: Path, spec: FeatureSpec, version: int = 0, weight: str | None = None
+) -> None:
     """Publishes a version of the features table, as jobs/prepare.py does at its end."""
-    prepared = Prepared(spec=spec, versions={"features": version})
+    prepared = Prepared(spec=spec, versions={"features": version}, weight=weight)
     row = {"prepared": [prepared.model_dump_json()], "spec_hash": [spec.hash]}
     write_deltalake(root / "prepared", pa.table(row), mode="overwrite")

@@ -104,7 +104,7 @@ class Expected:
 
 
 def reference(case: Case, row: Mapping[str, Any]) -> Expected:
-    """Source: Xiao et al., IJCAI 2017, eq. 5 and 9; Rendle, ICDM 2010, eq. 1."""
+    """Source: Xiao et al., IJCAI 2017, eq. 5 and 9; Rendle, ICDM 2010; Pan et al., WWW 2018."""
     w = {name: array.astype(np.float64) for name, array in case.weights.items()}
     rest, v = w["bias"].item(), []
     for field, offset in zip(case.layout.inputs, case.layout.offsets, strict=True):
@@ -121,9 +121,10 @@ def reference(case: Case, row: Mapping[str, Any]) -> Expected:
     for number, (i, j) in enumerate(itertools.combinations(range(len(v)), 2)):
         e = v[i] * v[j]
         if "p" not in w:
+            r = w["pair_weights"][number] if "pair_weights" in w else 1.0
             logits.append(0.0)
-            terms.append(sum(e))
-            term_sizes.append(sum(abs(e)))
+            terms.append(r * sum(e))
+            term_sizes.append(abs(r) * sum(abs(e)))
             continue
         logit = w["attention.pair_bias"][number]
         added = abs(logit)
@@ -168,7 +169,10 @@ def scaled(case: Case, factor: float) -> Case:
 
 @st.composite
 def cases(
-    draw: st.DrawFn, models: tuple[str, ...] = ("afm", "fm"), max_users: int = 6, max_items: int = 9
+    draw: st.DrawFn,
+    models: tuple[str, ...] = ("afm", "fm", "fwfm"),
+    max_users: int = 6,
+    max_items: int = 9,
 ) -> Case:
     """Any mix of fields of all sides and encodings, with crosses of any of them."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
@@ -276,6 +280,8 @@ def random_weights(
         shapes["attention.h"] = ((units,), 1.0)
         shapes["attention.pair_bias"] = ((fields * (fields - 1) // 2,), 0.3)
         shapes["p"] = ((size,), 1.0)
+    if model == "fwfm":
+        shapes["pair_weights"] = ((fields * (fields - 1) // 2,), 1.0)
     return {
         name: np.asarray(random.normal(0, std, shape), np.float32)
         for name, (shape, std) in shapes.items()

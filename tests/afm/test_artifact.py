@@ -14,12 +14,12 @@ from pydantic import ValidationError
 from afm import artifact
 from afm.artifact import Artifact, Epoch, Manifest, TableVersion, identity_of, load, run_folder
 from afm.errors import ArtifactError
-from afm.metrics import Metrics
 from afm.slots import Layout
 from conf.schema import Config
 from features.spec import FeatureSpec
+from tests.afm.some_metrics import metrics_of
 
-METRICS = Metrics(accuracy=0.7, auc=0.75, f1=0.6, log_loss=0.55, rows=400.0, positive_rate=0.4)
+METRICS = metrics_of(accuracy=0.7, auc=0.75, log_loss=0.55, rows=400.0)
 CURVES = (Epoch(1, 0.69, METRICS, 1000.0), Epoch(2, 0.6, METRICS, 1100.5))
 FEATURES = TableVersion(path="/tables/features", version=3)
 

@@ -5,7 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from sklearn.metrics import accuracy_score, f1_score, log_loss, roc_auc_score
+from sklearn.metrics import (
+    accuracy_score,
+    f1_score,
+    log_loss,
+    mean_squared_error,
+    roc_auc_score,
+)
 
 from afm.errors import MetricError
 from afm.metrics import compute, merge, state_from_counts, state_of
@@ -44,8 +50,26 @@ def test_against_scikit_learn(kind: str) -> None:
         assert metrics.log_loss == pytest.approx(
             log_loss(labels, probabilities, sample_weight=weights), abs=1e-12
         )
+    assert metrics.rmse == pytest.approx(
+        mean_squared_error(2 * labels - 1, 2 * probabilities - 1, sample_weight=weights) ** 0.5,
+        abs=1e-12,
+    )
     assert metrics.rows == pytest.approx(weights.sum())
     assert metrics.positive_rate == pytest.approx((weights * labels).sum() / weights.sum())
+
+
+@pytest.mark.parametrize("kind", ["distinct", "tied", "weighted", "extreme"])
+def test_scores_of_squared_loss_against_scikit_learn(kind: str) -> None:
+    scores, labels, weights = scored_rows(kind)
+    z, given = scores.astype(np.float64), {"sample_weight": weights}
+    metrics = compute(state_of(scores, labels, weights), "squared")
+    targets = 2 * labels - 1
+    assert metrics.rmse == pytest.approx(mean_squared_error(targets, z, **given) ** 0.5)
+    assert metrics.auc == pytest.approx(roc_auc_score(labels, z, **given), abs=1e-12)
+    assert metrics.accuracy == pytest.approx(accuracy_score(labels, z >= 0, **given), abs=1e-12)
+    assert metrics.f1 == pytest.approx(f1_score(labels, z >= 0, **given), abs=1e-12)
+    probabilities = np.clip((1 + z) / 2, 1e-6, 1 - 1e-6)
+    assert metrics.log_loss == pytest.approx(log_loss(labels, probabilities, **given))
 
 
 def test_log_loss_stays_exact_when_probabilities_round_to_one() -> None:
@@ -58,11 +82,56 @@ def test_auc_is_half_when_all_scores_are_equal() -> None:
         assert compute(state_of([0.3] * 4, labels)).auc == 0.5
 
 
-def test_threshold_moves_the_decision() -> None:
+def test_threshold_moves_the_tuned_decision_alone() -> None:
     state = state_of([-1.0, 1.0], [0, 1])
-    assert compute(state, threshold=0.5).f1 == 1.0
-    assert compute(state, threshold=0.9).f1 == 0.0  # 1.0 is a probability of 0.73
-    assert compute(state, threshold=0.1).accuracy == 0.5
+    found = [compute(state, threshold=threshold) for threshold in (0.0, 1.5, -1.0)]
+    assert [m.f1_tuned for m in found] == [1.0, 0.0, pytest.approx(2 / 3)]
+    assert [m.accuracy_tuned for m in found] == [1.0, 0.5, 0.5]
+    assert {(m.f1, m.accuracy) for m in found} == {(1.0, 1.0)}
+
+
+@pytest.mark.parametrize("kind", ["distinct", "tied", "all tied", "weighted"])
+def test_best_threshold_has_the_best_f1_of_all(kind: str) -> None:
+    scores, labels, weights = scored_rows(kind)
+    metrics = compute(state_of(scores, labels, weights))
+    by_hand = [f1_score(labels, scores >= t, sample_weight=weights) for t in scores]
+    assert metrics.f1_tuned == pytest.approx(max(by_hand), abs=1e-12)
+    hit = scores >= metrics.threshold
+    assert f1_score(labels, hit, sample_weight=weights) == pytest.approx(metrics.f1_tuned)
+    assert accuracy_score(labels, hit, sample_weight=weights) == pytest.approx(
+        metrics.accuracy_tuned
+    )
+    assert metrics.f1_tuned >= metrics.f1
+    given = compute(state_of(scores, labels, weights), threshold=metrics.threshold)
+    assert given == metrics
+
+
+@pytest.mark.parametrize("loss", ["log", "squared"])
+def test_calibration_error_of_distinct_scores_is_that_of_ten_parts(loss: str) -> None:
+    scores, labels, _ = scored_rows("distinct")
+    z = scores.astype(np.float64)
+    p = 1 / (1 + np.exp(-z)) if loss == "log" else np.clip((1 + z) / 2, 0, 1)
+    parts = np.array_split(np.argsort(scores), 10)
+    expected = np.mean([abs(labels[part].mean() - p[part].mean()) for part in parts])
+    assert compute(state_of(scores, labels), loss).calibration_error == pytest.approx(expected)
+
+
+def test_calibration_error_shares_out_equal_scores() -> None:
+    state = state_of([0.0] * 8, [1, 0, 0, 0, 0, 0, 0, 1])  # a quarter, not a half
+    assert compute(state).calibration_error == pytest.approx(0.25)
+    scores, labels, _ = scored_rows("tied")
+    times = 1 + np.arange(300) % 3
+    weighted = compute(state_of(scores, labels, times)).calibration_error
+    repeated = state_of(np.repeat(scores, times), np.repeat(labels, times))
+    assert weighted == pytest.approx(compute(repeated).calibration_error)
+
+
+def test_calibrated_probabilities_have_a_small_calibration_error() -> None:
+    random = np.random.default_rng(3)
+    logits = random.normal(0, 2, 20_000)
+    labels = random.random(20_000) < 1 / (1 + np.exp(-logits))
+    assert compute(state_of(logits, labels)).calibration_error < 0.02
+    assert compute(state_of(2 * logits, labels)).calibration_error > 0.05
 
 
 def test_counts_equal_rows() -> None:

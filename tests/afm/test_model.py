@@ -1,4 +1,4 @@
-"""AFM and FM against the papers' equations, term by term in float64."""
+"""AFM, FM and FwFM against the papers' equations, term by term in float64."""
 
 import math
 from collections.abc import Mapping
@@ -29,6 +29,7 @@ LAYOUT = Layout.of(INPUTS)
 
 MODELS = {
     "fm": ModelConfig(name="fm", embedding_size=3),
+    "fwfm": ModelConfig(name="fwfm", embedding_size=3),
     "afm scaled": ModelConfig(name="afm", embedding_size=3, attention_size=4),
     "afm of the paper": ModelConfig(
         name="afm", embedding_size=3, attention_size=4, scale="none", pair_bias=False
@@ -87,6 +88,10 @@ def logit_by_loops(weights: Mapping[str, np.ndarray], config: ModelConfig, row: 
     ]
     if config.name == "fm":
         return logit + sum(sum(e) for e in products)
+    if config.name == "fwfm":
+        return logit + sum(
+            r * sum(e) for r, e in zip(weights["pair_weights"], products, strict=True)
+        )
     W, b, h = (weights[f"attention.{name}"] for name in "Wbh")
     scores = []
     for n, e in enumerate(products):
@@ -193,13 +198,16 @@ def test_weights_have_the_names_that_scoring_reads(config: ModelConfig) -> None:
             "attention.pair_bias": (6,),
             "p": (3,),
         }
+    if config.name == "fwfm":
+        expected["pair_weights"] = (6,)
     assert shapes == expected
 
 
-def test_initial_afm_is_the_fm_of_its_embeddings() -> None:
-    afm, fm = build(MODELS["afm scaled"]), build(MODELS["fm"])
-    assert torch.equal(afm.embedding, fm.embedding)
-    torch.testing.assert_close(afm(*slots()), fm(*slots()), rtol=1e-13, atol=1e-13)
+@pytest.mark.parametrize("name", ["afm scaled", "fwfm"])
+def test_initial_model_is_the_fm_of_its_embeddings(name: str) -> None:
+    model, fm = build(MODELS[name]), build(MODELS["fm"])
+    assert torch.equal(model.embedding, fm.embedding)
+    torch.testing.assert_close(model(*slots()), fm(*slots()), rtol=1e-13, atol=1e-13)
 
 
 def test_initial_attention_can_learn() -> None:

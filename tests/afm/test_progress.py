@@ -5,10 +5,10 @@ import io
 import pytest
 
 from afm.artifact import Epoch
-from afm.metrics import Metrics
 from afm.progress import Progress
+from tests.afm.some_metrics import metrics_of
 
-EPOCH = Epoch(2, 0.6123, Metrics(0.7, 0.7512, 0.6, 0.5555, 400.0, 0.4), 12_345.6)
+EPOCH = Epoch(2, 0.6123, metrics_of(auc=0.7512, log_loss=0.5555), 12_345.6)
 
 
 class Terminal(io.StringIO):

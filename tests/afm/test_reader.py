@@ -65,6 +65,35 @@ def test_steps_hold_as_many_rows_on_three_ranks_as_on_one(tmp_path: Path, layout
     assert min(totals[3]) >= 16 - 3
 
 
+@pytest.mark.parametrize("shuffle", [None, Shuffle(seed=0, epoch=1, buffer=40)])
+def test_weights_stay_with_their_rows(
+    tmp_path: Path, layout: Layout, shuffle: Shuffle | None
+) -> None:
+    columns = numbered(250) | {"weight": np.arange(250) / 8 + 1}
+    write_features(tmp_path, {"train": columns}, group_rows=30)
+    for size in (1, 3):
+        total = 0.0
+        for rank in range(size):
+            part = open_part(
+                *(str(tmp_path), 0, "train", layout),
+                weighted=True,
+                batch_size=16,
+                rank=rank,
+                size=size,
+            )
+            for batch in part.batches(shuffle):
+                assert batch.weights is not None and batch.weights.dtype == np.float32
+                np.testing.assert_array_equal(batch.weights, batch.x[:, AGE] / 8 + 1)
+                total += batch.weight
+        assert total == columns["weight"].sum()
+
+
+def test_batches_without_weights_count_their_rows(tmp_path: Path, layout: Layout) -> None:
+    write_features(tmp_path, {"train": numbered(20) | {"weight": np.arange(20) + 0.5}})
+    batches = list(parts_of(tmp_path, layout, 1)[0].batches())
+    assert [(batch.weights, batch.weight) for batch in batches] == [(None, 10), (None, 10)]
+
+
 def test_batches_hold_what_the_table_holds(tmp_path: Path, layout: Layout) -> None:
     columns = numbered(50)
     write_features(tmp_path, {"train": columns, "test": planted_rows(30, 1)}, group_rows=20)

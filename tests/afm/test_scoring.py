@@ -91,7 +91,7 @@ def test_forward_of_no_rows_is_empty() -> None:
     assert forward(case.parameters, columns).shape == (0,)
 
 
-@pytest.mark.parametrize("model", ["afm", "fm"])
+@pytest.mark.parametrize("model", ["afm", "fm", "fwfm"])
 def test_scores_against_forward_when_users_and_items_are_many(model: str) -> None:
     case = id_case(100, 1500, size=16, model=model)
     ranking = recommend(case.item_side(), case.users, k=1500)
@@ -198,7 +198,7 @@ def test_equal_items_have_equal_scores_to_the_last_bit_when_tiles_are_uneven() -
     np.testing.assert_array_equal(logits[:, :350], logits[:, 350:])
 
 
-@pytest.mark.parametrize("model", ["afm", "fm"])
+@pytest.mark.parametrize("model", ["afm", "fm", "fwfm"])
 @pytest.mark.parametrize("size", [2, 16, 32])
 def test_scores_are_the_same_to_the_last_bit_when_users_come_in_other_blocks(
     model: str, size: int

@@ -65,6 +65,14 @@ def config(**changes: Any) -> Config:
         ({"history": [{"name": "h", "of": "item", "length": 257}]}, "less than or equal to 256"),
         ({"keys": {"user": "u"}, "negatives": {"per_positive": 1}}, "negatives needs keys.item"),
         ({"negatives": {"per_positive": 0}}, "greater than or equal to 1"),
+        (
+            {"train": {"schedule": {"plateau": {"patience": 2}}}},
+            "patience 2 is not less than patience 2, so that training stops before",
+        ),
+        (
+            {"train": {"schedule": {"warmup": 1.5}}},
+            "warmup 1.5 is neither a whole number nor below",
+        ),
         ({"keys": {"item": "i"}}, "fields of side user need keys.user"),
         (
             {

@@ -9,9 +9,11 @@ import pytest
 from deltalake import DeltaTable
 
 from features import tables
+from features.append import append
 from features.clean import clean_interactions
 from features.errors import DataError
 from features.prepare import prepare
+from features.refit import refit
 from features.spec import FeatureSpec, Prepared
 from features.transform import Encoder
 from features.transform_frame import encode_frame
@@ -261,3 +263,26 @@ def test_moments_are_carried_along_as_they_are(spark, make_config, tmp_path: Pat
     assert through_spark[0].timestamp() == log["t"].max().timestamp()
     counts = rows[rows["split"] == "test"]["user_key"].value_counts()
     assert set(counts) == {1} and len(counts) == log["u"].nunique()
+
+
+@pytest.mark.parametrize("broadcast_values", [2_000_000, 5], ids=["files", "frame"])
+def test_weights_stay_with_their_rows(spark, make_config, tmp_path: Path, broadcast_values) -> None:
+    log = small_log().assign(w=lambda rows: 1.5 + rows.index % 4)
+    log.loc[[4, 9, 30, 31], "w"] = 0.0, np.nan, -1.0, np.inf
+    config = make_config(
+        log,
+        weight="w",
+        negatives={"per_positive": 1},
+        prepare={"broadcast_values": broadcast_values},
+    )
+    prepared, root = prepare(spark, config), tmp_path / "tables"
+    refused = frame(root, "quarantine", prepared)
+    assert refused["rule"].tolist() == ["weight"] * 4
+    known = log.drop(index=[4, 9, 30, 31]).set_index("t")["w"]
+    features = frame(root, "features", prepared)
+    assert features["sampled"].sum() == log.drop(index=[4, 9, 30, 31])["clicked"].sum()
+    # A sampled row has the time of its positive row, which no other has.
+    assert features["weight"].tolist() == known.loc[features["event_time"]].tolist()
+    for again in (append, refit):
+        with pytest.raises(DataError, match="another .*weight"):
+            again(spark, config.model_copy(update={"weight": None}))

@@ -84,13 +84,22 @@ def test_models_beat_the_constant_rate_by_far(outputs: dict[str, str], root: Pat
 def test_metrics_against_scikit_learn(outputs, root: Path) -> None:
     from sklearn import metrics as peer
 
-    logits, labels = torch_logits(root / "models", "afm", rows_of_test(root))
+    rows = rows_of_test(root)
+    logits, labels = torch_logits(root / "models", "afm", rows)
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
     mine = frame(root, "metrics").set_index("model").loc["afm"]
     assert mine["auc"] == pytest.approx(peer.roc_auc_score(labels, logits), abs=1e-5)
     assert mine["log_loss"] == pytest.approx(peer.log_loss(labels, probabilities), abs=1e-5)
     assert mine["accuracy"] == pytest.approx(peer.accuracy_score(labels, logits >= 0), abs=2e-4)
     assert mine["f1"] == pytest.approx(peer.f1_score(labels, logits >= 0), abs=2e-4)
+    threshold = load(root / "models", "afm").manifest.validation.threshold
+    assert mine["threshold"] == threshold
+    assert mine["f1_tuned"] == pytest.approx(peer.f1_score(labels, logits >= threshold), abs=2e-4)
+    assert mine["f1_tuned"] > mine["f1"]
+    users = rows.assign(logit=logits).groupby("user_key")
+    both = [user for _, user in users if user["label"].nunique() == 2]
+    aucs = [peer.roc_auc_score(user["label"], user["logit"]) for user in both]
+    assert mine["gauc"] == pytest.approx(np.average(aucs, weights=list(map(len, both))), abs=1e-5)
 
 
 def test_scores_hold_k_rows_for_each_user(outputs, root: Path) -> None:

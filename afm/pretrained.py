@@ -1,0 +1,82 @@
+"""Starting from a finished FM, as the AFM paper does: its embeddings, linear weights and bias."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from afm.artifact import LATEST, load_run, read_manifest
+from afm.errors import ArtifactError
+from afm.model import FM
+from conf.schema import Config
+from features.spec import FeatureSpec
+
+SHARED = ("bias", "linear", "embedding")
+"""Weights that all models have."""
+
+
+class Pretrained(NamedTuple):
+    """A finished FM that another model starts from."""
+
+    folder: Path
+    identity: str
+    """Of its run, as in its manifest."""
+
+
+def find_pretrained(config: Config, spec: FeatureSpec) -> Pretrained | None:
+    """Finds the run that ``model.pretrained`` names, and checks that a model can start from it.
+
+    Args:
+        config: The configuration.
+        spec: The features' spec.
+
+    Returns:
+        The run; None if none is named.
+
+    Raises:
+        ArtifactError: There is no such finished run, or it is no FM, or one of other features or of
+            another K.
+    """
+    named = config.model.pretrained
+    if named is None:
+        return None
+    of_name = Path(config.models_root) / "fm" / LATEST
+    # Resolved once: `latest` may move to another run.
+    folder = (of_name if named == "fm" else Path(named)).resolve()
+    begin, train_it = f"model.pretrained = {named!r}:", "run jobs/train.py with model.name=fm"
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise ArtifactError(f"{begin} there is no finished run in {folder}; {train_it} first")
+    model = manifest.config.model
+    if model.name != "fm":
+        raise ArtifactError(f"{begin} {folder} is a run of {model.name}, not of fm; {train_it}")
+    if manifest.spec_hash != spec.hash:
+        lines = "".join(f"\n  {line}" for line in manifest.spec.difference(spec))
+        raise ArtifactError(
+            f"{begin} {folder} was trained on other features (that run first, the tables "
+            f"second):{lines}\nTo have one of these tables, {train_it}"
+        )
+    if model.embedding_size != config.model.embedding_size:
+        raise ArtifactError(
+            f"{begin} the embeddings in {folder} have the length "
+            f"{model.embedding_size}, but model.embedding_size is {config.model.embedding_size}. "
+            f"Make them equal, or {train_it} and model.embedding_size={config.model.embedding_size}"
+        )
+    return Pretrained(folder, manifest.identity)
+
+
+@torch.no_grad()
+def start_from(model: FM, pretrained: Pretrained) -> None:
+    """Fills the weights that a model shares with FM; the others keep their initial values.
+
+    Args:
+        model: A new model.
+        pretrained: What :func:`find_pretrained` found for it.
+
+    Raises:
+        ArtifactError: The run's weights cannot be read.
+    """
+    weights = load_run(pretrained.folder).weights
+    for name in SHARED:
+        parameter = model.get_parameter(name)
+        parameter.copy_(torch.from_numpy(weights[name]).view_as(parameter))

@@ -1,0 +1,74 @@
+"""The learning rate of a step, and what makes an epoch better than another.
+
+Both follow from the epochs so far and the number of the step alone, so that a run that is resumed
+needs nothing more to go on as if it had not been interrupted.
+"""
+
+from collections.abc import Sequence
+
+from afm.artifact import Epoch
+from afm.metrics import Metrics
+from conf.schema import StopOn, TrainConfig
+
+
+def quality(metrics: Metrics, stop_on: StopOn) -> float:
+    """A number that is greater for better metrics.
+
+    Args:
+        metrics: Metrics of the validation rows.
+        stop_on: Which of them counts.
+
+    Returns:
+        The AUC, or minus the log loss or the RMSE.
+    """
+    value: float = getattr(metrics, stop_on)
+    return value if stop_on == "auc" else -value
+
+
+def learning_rate(
+    settings: TrainConfig, curves: Sequence[Epoch], step: int, steps_per_epoch: int
+) -> float:
+    """The learning rate of a step.
+
+    It rises in a straight line over the warm-up, and is multiplied with ``factor`` whenever
+    validation has not improved for ``patience`` epochs.
+
+    Args:
+        settings: The ``train`` section.
+        curves: The epochs that have ended before the step.
+        step: Steps taken before it, since training began.
+        steps_per_epoch: Steps of an epoch.
+
+    Returns:
+        The learning rate.
+    """
+    schedule, rate = settings.schedule, settings.learning_rate
+    warmup: float = schedule.warmup
+    if isinstance(warmup, float):
+        warmup = round(warmup * settings.epochs * steps_per_epoch)
+    if step < warmup:
+        rate *= (step + 1) / warmup
+    if schedule.plateau is not None:
+        values = [quality(epoch.validation, settings.stop_on) for epoch in curves]
+        rate *= schedule.plateau.factor ** reductions(values, schedule.plateau.patience)
+    return rate
+
+
+def reductions(values: Sequence[float], patience: int) -> int:
+    """How often a learning rate has been reduced on a plateau.
+
+    Args:
+        values: The quality of each epoch so far.
+        patience: Epochs without a better one until the next reduction.
+
+    Returns:
+        As often as :class:`torch.optim.lr_scheduler.ReduceLROnPlateau` has with a threshold of 0
+        and a patience of one less, since it counts the epochs that it lets pass.
+    """
+    best, waited, reduced = float("-inf"), 0, 0
+    for value in values:
+        waited = 0 if value > best else waited + 1
+        best = max(best, value)
+        if waited == patience:
+            waited, reduced = 0, reduced + 1
+    return reduced

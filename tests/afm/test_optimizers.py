@@ -1,0 +1,82 @@
+"""Steps of a whole model against dense training with torch's own optimisers."""
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from afm.model import FM, build_model
+from afm.objective import losses
+from afm.optimizers import Optimizers, clip
+from afm.ranks import Ranks
+from afm.slots import Layout
+from conf.schema import ModelConfig, TrainConfig
+
+RATES = (0.1, 0.1, 0.02, 0.02, 0.05, 0.05)
+
+
+def batches(layout: Layout) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Rows that come several times in a batch, their numbers, and labels."""
+    g = torch.Generator().manual_seed(0)
+    made = []
+    for size in (3, 60, 8, 60, 1, 30):
+        columns = [
+            offset + torch.randint(0, min(4, i.cardinality), (size, i.width), generator=g)
+            for i, offset in zip(layout.inputs, layout.offsets, strict=True)
+        ]
+        rows = torch.cat(columns, dim=1)
+        x = torch.rand(rows.shape, generator=g).double() + 0.5
+        made.append((rows, x, torch.randint(0, 2, (size,), generator=g).double()))
+    return made
+
+
+def stepped(model: FM, layout: Layout, settings: TrainConfig) -> dict[str, Tensor]:
+    """The weights after steps as training takes them."""
+    ranks = Ranks()
+    optimizers = Optimizers.of(model, settings, ranks)
+    for rate, (rows, x, labels) in zip(RATES, batches(layout), strict=True):
+        vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
+        losses(model.logits(vectors, weights, x), labels, "log").mean().backward()
+        optimizers.step(ranks, rate, rows, x, vectors, weights)
+    return model.state_dict()
+
+
+def densely_stepped(
+    model: FM, layout: Layout, most: float | None
+) -> tuple[dict[str, Tensor], list[float]]:
+    """The weights after steps on all rows of the tables, and the norms of the gradients."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer, norms = torch.optim.Adagrad(parameters), []
+    for rate, (rows, x, labels) in zip(RATES, batches(layout), strict=True):
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.zero_grad()
+        losses(model(rows, x), labels, "log").mean().backward()
+        norms.append(float(clip_grad_norm_(parameters, most or 1e9)))
+        optimizer.step()
+    return model.state_dict(), norms
+
+
+@pytest.mark.parametrize("name", ["afm", "fm", "fwfm"])
+@pytest.mark.parametrize("most", [None, 0.6])
+def test_steps_are_those_of_dense_training(layout: Layout, name: str, most: float | None) -> None:
+    # In float64: to Adagrad a gradient of rounding errors alone is as good as any.
+    config = ModelConfig(name=name, embedding_size=4, attention_size=3)
+    model = build_model(layout, config, seed=1).double().eval()
+    twin = deepcopy(model)
+    settings = TrainConfig(optimizer="adagrad", clip_norm=most)
+    expected, norms = densely_stepped(twin, layout, most)
+    assert most is None or min(norms) < most < max(norms)
+    found = stepped(model, layout, settings)
+    for weight, tensor in expected.items():
+        torch.testing.assert_close(found[weight], tensor, msg=weight)
+
+
+def test_gradients_within_the_norm_stay_as_they_are() -> None:
+    gradients = [torch.tensor([3.0, 0.0]), torch.tensor([[4.0]])]
+    clip(gradients, 5.1)
+    assert [g.tolist() for g in gradients] == [[3.0, 0.0], [[4.0]]]
+    clip(gradients, 1.0)
+    torch.testing.assert_close(gradients[0], torch.tensor([0.6, 0.0]))
+    torch.testing.assert_close(gradients[1], torch.tensor([[0.8]]))
