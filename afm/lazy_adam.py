@@ -1,8 +1,8 @@
 """Lazy Adam: a step touches the rows that its batch looks up, and costs nothing for the others.
 
 An embedding table may have millions of rows, of which a batch looks up some thousands. So their
-gradients are kept per look-up (see ``FM.look_up``), summed per row and, of several ranks, gathered;
-nothing as large as the table is made, sent or gone through.
+gradients are kept per look-up (see :func:`afm.objective.gradients`), summed per row and, of several
+ranks, gathered; nothing as large as the table is made, sent or gone through.
 
 Like attention, it is there twice: in plain torch, for every device and type, and as a kernel for
 float32 on CPUs.
@@ -70,7 +70,7 @@ class LazyAdam:
 
 
 def looked_up(
-    rows: Tensor, x: Tensor, embedding: Tensor | None, linear: Tensor | None
+    rows: Tensor, x: Tensor, embedding: Tensor, linear: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The look-ups of a batch: its slots but for those of 0, most of which only fill up lists.
 
@@ -83,7 +83,6 @@ def looked_up(
     Returns:
         Rows (N,), gradients of their embeddings (N, K) and of their linear weights (N,).
     """
-    assert embedding is not None and linear is not None  # Tensor.grad, after backward
     if x.all():
         return rows.flatten(), embedding.flatten(0, 1), linear.flatten()
     there = x != 0

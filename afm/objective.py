@@ -1,13 +1,66 @@
-"""What training minimises: the mean loss of a step's rows, and penalties.
+"""What training minimises: the mean loss of a step's rows, and penalties; and its gradients.
 
 Letters: B rows, S slots, K embedding.
 """
 
+import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from afm.kernels import step as kernel
 from afm.model import AFM, FM
-from conf.schema import L2, Loss
+from conf.schema import L2, Loss, TrainConfig
+
+
+def gradients(
+    model: FM,
+    rows: Tensor,
+    x: Tensor,
+    labels: Tensor,
+    weights: Tensor | None,
+    settings: TrainConfig,
+    *,
+    global_rows: int,
+    size: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One rank's share of a step's gradients; the shares of all ranks add up to those of the loss,
+    the mean over the rows of all ranks, with its penalties.
+
+    Gradients of the two tables end at what was looked up, for as a whole they would be as large as
+    the tables are. Those of the other weights are left in ``Tensor.grad``.
+
+    Args:
+        model: The model, in training.
+        rows: Embedding rows (B, S).
+        x: Their numbers (B, S).
+        labels: 0 or 1 (B,).
+        weights: What each row counts (B,); 1 if None.
+        settings: The ``train`` section.
+        global_rows: Rows of the step over all ranks.
+        size: How many ranks there are.
+
+    Returns:
+        The sum of the rows' losses, and the gradients of the slots' embeddings (B, S, K) and of
+        their linear weights (B, S).
+    """
+    l2 = settings.l2
+    if settings.loss == "log" and settings.precision == "float32" and kernel.serves(model):
+        assert isinstance(model, AFM)
+        found = kernel.gradients(
+            model, rows, x, labels, weights, global_rows=global_rows, l2=l2.embedding
+        )
+        W = model.attention.W
+        if l2.attention and W.grad is not None:
+            W.grad += 2 * l2.attention / size * W.detach()
+        return found
+    vectors, linear = (t.detach().requires_grad_() for t in model.look_up(rows))
+    with torch.autocast(rows.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+        scores = model.logits(vectors, linear, x)
+    sum_of_losses = losses(scores, labels, settings.loss, weights).sum()
+    share = penalty(model, vectors, x, l2, global_rows=global_rows, size=size)
+    (sum_of_losses / global_rows + share).backward()  # type: ignore[no-untyped-call]
+    assert vectors.grad is not None and linear.grad is not None  # after backward
+    return sum_of_losses.detach(), vectors.grad, linear.grad
 
 
 def losses(scores: Tensor, labels: Tensor, loss: Loss, weights: Tensor | None = None) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Adagrad, Adam, Optimizer
 
 from afm.lazy_adagrad import LazyAdagrad
-from afm.lazy_adam import LazyAdam, looked_up, of_all_ranks, sum_rows
+from afm.lazy_adam import LazyAdam, of_all_ranks, sum_rows
 from afm.model import FM
 from afm.ranks import Ranks
 from conf.schema import TrainConfig
@@ -34,18 +34,17 @@ class Optimizers:
     """Largest norm of the gradient of them all."""
 
     @classmethod
-    def of(cls, model: FM, settings: TrainConfig, ranks: Ranks) -> Self:
+    def of(cls, model: FM, settings: TrainConfig) -> Self:
         """Makes the optimisers of a model, at their first step.
 
         Args:
             model: The model.
             settings: The ``train`` section.
-            ranks: The ranks, whose gradients are added up.
         """
         adam, rate = settings.optimizer == "adam", settings.learning_rate
         lazy = (LazyAdam if adam else LazyAdagrad)(model.embedding, model.linear, rate)
         others = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in _TABLES}
-        dense = ranks.optimizer((Adam if adam else Adagrad)(others.values(), lr=rate), model)
+        dense = (Adam if adam else Adagrad)(others.values(), lr=rate, fused=True)
         remembered = ("exp_avg", "exp_avg_sq") if adam else ("sum",)
         for p in others.values():  # as Adam does at its first step; here, so that it can be filled
             zeros = {name: torch.zeros_like(p) for name in remembered}
@@ -67,19 +66,18 @@ class Optimizers:
         ranks: Ranks,
         learning_rate: float,
         rows: Tensor,
-        x: Tensor,
-        vectors: Tensor,
-        weights: Tensor,
+        embedding: Tensor,
+        linear: Tensor,
     ) -> None:
-        """Steps along the sum of all ranks' gradients, which ``backward`` has left.
+        """Steps along the sum of all ranks' gradients.
 
         Args:
             ranks: The ranks.
             learning_rate: That of this step.
-            rows: Embedding rows that this one looked up (B, S).
-            x: Their numbers (B, S).
-            vectors: Their embeddings (B, S, K).
-            weights: Their linear weights (B, S).
+            rows: Embedding rows that this one looked up (N,).
+            embedding: Gradients of their embeddings (N, K).
+            linear: Gradients of their linear weights (N,). Those of the weights that are not in
+                tables are where ``backward`` leaves them.
 
         Raises:
             RankLost: Another rank has failed.
@@ -87,8 +85,8 @@ class Optimizers:
         for group in self.dense.param_groups:
             group["lr"] = learning_rate
         self.lazy.learning_rate = learning_rate
-        ranks.add_up(self.dense)
-        look_ups = of_all_ranks(ranks, *looked_up(rows, x, vectors.grad, weights.grad))
+        ranks.add_up([p.grad for p in self.weights.values() if p.grad is not None])
+        look_ups = of_all_ranks(ranks, rows, embedding, linear)
         if self.clip_norm is not None:
             # Only sums have the norm that the tables' gradients would have. They are summed once
             # more in the step, which costs little: by now each row comes once.
@@ -98,7 +96,7 @@ class Optimizers:
                 self.clip_norm,
             )
             look_ups = distinct, sums[:, :-1], sums[:, -1]
-        ranks.step(self.dense)
+        self.dense.step()
         self.dense.zero_grad()
         self.lazy.step(*look_ups)
 

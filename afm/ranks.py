@@ -3,14 +3,14 @@
 A single process is one rank of size 1; it needs no ``horovodrun``.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import horovod.torch as hvd
+import torch
 from horovod.common.exceptions import HorovodInternalError
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from afm.errors import ModelError
 
@@ -53,42 +53,22 @@ class Ranks:
         if self.leads:
             self.share("")
 
-    def optimizer(self, optimizer: Optimizer, model: nn.Module) -> Optimizer:
-        """Makes an optimizer step along the sum of all ranks' gradients.
+    def add_up(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors by the sums of all ranks' ones.
 
         Args:
-            optimizer: Any optimizer.
-            model: Its model.
-
-        Returns:
-            The optimizer to use instead.
-        """
-        wrapped: Optimizer = hvd.DistributedOptimizer(
-            optimizer, named_parameters=model.named_parameters(), op=hvd.Sum
-        )
-        return wrapped
-
-    def add_up(self, optimizer: Optimizer) -> None:
-        """Replaces the gradients by their sums, once all ranks have theirs.
-
-        Args:
-            optimizer: As :meth:`optimizer` returned it.
+            tensors: Tensors, of the same shapes on every rank.
 
         Raises:
             RankLost: Another rank has failed.
         """
-        distributed: Any = optimizer
-        _together(lambda: distributed.synchronize())
-
-    def step(self, optimizer: Optimizer) -> None:
-        """Steps along the gradients that :meth:`add_up` has left.
-
-        Args:
-            optimizer: As :meth:`optimizer` returned it.
-        """
-        distributed: Any = optimizer
-        with distributed.skip_synchronize():
-            optimizer.step()
+        if self.size == 1 or not tensors:
+            return
+        # As one: small ones take as long to send as it takes to start.
+        sums = self.sum(torch.cat([t.flatten() for t in tensors]))
+        parts = sums.split_with_sizes([t.numel() for t in tensors])
+        for tensor, part in zip(tensors, parts, strict=True):
+            tensor.copy_(part.view_as(tensor))
 
     def sum(self, values: Tensor) -> Tensor:
         """Adds up the ranks' values, element by element.

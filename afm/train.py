@@ -31,9 +31,10 @@ from afm.artifact import (
 )
 from afm.checkpoint import Checkpoint
 from afm.errors import ArtifactError, TrainError
+from afm.lazy_adam import looked_up
 from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
-from afm.objective import losses, penalty
+from afm.objective import gradients
 from afm.optimizers import Optimizers
 from afm.pretrained import Pretrained, find_pretrained, start_from
 from afm.progress import Progress
@@ -265,19 +266,16 @@ def _train_epoch(
     shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
     for step, batch in enumerate(plan.train.batches(shuffle), (number - 1) * plan.train.steps):
         rows, x, labels, counts = _tensors(batch, device)
-        # Gradients end at what was looked up: those of whole tables would be as large as they are.
-        vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
-        with torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-            scores = model.logits(vectors, weights, x)
-        sum_of_losses = losses(scores, labels, settings.loss, counts).sum()
-        # Ranks add their gradients up, so the loss is the mean over the rows of all of them.
-        loss = sum_of_losses / batch.global_rows + penalty(
-            model, vectors, x, settings.l2, global_rows=batch.global_rows, size=ranks.size
+        sum_of_losses, *of_look_ups = gradients(
+            model,
+            *(rows, x, labels, counts),
+            settings,
+            global_rows=batch.global_rows,
+            size=ranks.size,
         )
-        loss.backward()  # type: ignore[no-untyped-call]
         rate = learning_rate(settings, trainee.curves, step, plan.train.steps)
-        trainee.optimizers.step(ranks, rate, rows, x, vectors, weights)
-        total += sum_of_losses.detach()
+        trainee.optimizers.step(ranks, rate, *looked_up(rows, x, *of_look_ups))
+        total += sum_of_losses
         rows_done += batch.global_rows
         weight_done += batch.weight
         if ranks.leads and progress.due:
@@ -300,7 +298,7 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
     model = build_model(plan.train.layout, plan.config.model, settings.seed).to(device)
     if ranks.leads and plan.pretrained is not None:
         start_from(model, plan.pretrained)
-    optimizers = Optimizers.of(model, settings, ranks)
+    optimizers = Optimizers.of(model, settings)
     trainee = Trainee(model, optimizers, curves=[], best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
         _check_identity(plan, saved.identity)

@@ -5,8 +5,7 @@
 //
 // Look-ups are sorted by row, so that those of one row are neighbours and the tables are walked
 // upwards. A row belongs to one thread, which adds its gradients up in the order of the look-ups: no
-// atomics are needed, and the number of threads does not change the result. There are fewer than 2³²
-// rows and look-ups.
+// atomics are needed, and the number of threads does not change the result.
 
 #include <algorithm>
 #include <cmath>
@@ -21,19 +20,19 @@ constexpr int kDigit = 11;      // bits of a row per sweep of the sort; its coun
 constexpr int64_t kAhead = 8;  // rows fetched in advance: of large tables, none is in a cache
 
 struct LookUp {
-    uint32_t row, number;
+    int64_t row, number;
 };
 using LookUps = std::unique_ptr<LookUp[]>;  // unlike a vector, it is not filled with zeros first
 
 // By row, and by number within each: a radix sort.
 LookUps sorted(int64_t N, const int64_t* rows) {
     LookUps look_ups(new LookUp[N]), next(new LookUp[N]);
-    uint32_t bits = 0;
+    int64_t bits = 0;
     for (int64_t n = 0; n < N; ++n) {
-        look_ups[n] = {static_cast<uint32_t>(rows[n]), static_cast<uint32_t>(n)};
-        bits |= look_ups[n].row;
+        look_ups[n] = {rows[n], n};
+        bits |= rows[n];
     }
-    for (int shift = 0; shift < 32 && bits >> shift; shift += kDigit) {
+    for (int shift = 0; shift < 63 && bits >> shift; shift += kDigit) {
         const auto digit = [&](const LookUp& l) { return l.row >> shift & ((1 << kDigit) - 1); };
         int64_t places[(1 << kDigit) + 1] = {};
         for (int64_t n = 0; n < N; ++n) ++places[digit(look_ups[n]) + 1];

@@ -19,9 +19,10 @@ def serves(model: torch.nn.Module) -> bool:
         model: A model.
 
     Returns:
-        True for an AFM of several fields in float32 on the CPU, where the kernel can be had.
+        True for an AFM of several fields, in training, in float32 on the CPU, where the kernel can
+        be had.
     """
-    if not isinstance(model, AFM) or model.fields < 2:
+    if not isinstance(model, AFM) or model.fields < 2 or not model.training:
         return False
     fit = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
     return fit and cpu.library() is not None

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
+from afm.lazy_adam import looked_up
 from afm.model import FM, build_model
-from afm.objective import losses
+from afm.objective import gradients, losses
 from afm.optimizers import Optimizers, clip
 from afm.ranks import Ranks
 from afm.slots import Layout
@@ -35,11 +36,10 @@ def batches(layout: Layout) -> list[tuple[Tensor, Tensor, Tensor]]:
 def stepped(model: FM, layout: Layout, settings: TrainConfig) -> dict[str, Tensor]:
     """The weights after steps as training takes them."""
     ranks = Ranks()
-    optimizers = Optimizers.of(model, settings, ranks)
+    optimizers = Optimizers.of(model, settings)
     for rate, (rows, x, labels) in zip(RATES, batches(layout), strict=True):
-        vectors, weights = (t.detach().requires_grad_() for t in model.look_up(rows))
-        losses(model.logits(vectors, weights, x), labels, "log").mean().backward()
-        optimizers.step(ranks, rate, rows, x, vectors, weights)
+        _, *found = gradients(model, rows, x, labels, None, settings, global_rows=len(rows), size=1)
+        optimizers.step(ranks, rate, *looked_up(rows, x, *found))
     return model.state_dict()
 
 
