@@ -129,7 +129,7 @@ def identity_of(config: Config, spec: FeatureSpec, features: TableVersion) -> st
     """
     return digest(
         config.model.model_dump_json(),
-        config.train.model_dump_json(exclude={"run"}),
+        config.train.model_dump_json(exclude={"run", "checkpoint_steps"}),
         spec.hash,
         features.model_dump_json(),
     )
