@@ -113,6 +113,7 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
                     trainee.best = {name: tensor.clone() for name, tensor in state.items()}
                 _keep(plan, trainee, writer)
                 progress.epoch(epoch, settings.epochs, is_best)
+            ranks.let_in()
     text = _finish(plan, trainee, ranks).model_dump_json() if ranks.leads else ""
     return Manifest.model_validate_json(ranks.share(text))
 
@@ -280,6 +281,7 @@ def _train_epoch(
             )
             if ranks.leads:
                 _keep(plan, trainee, writer)
+            ranks.let_in()
     speed = (rows_done - rows_before) / (time.monotonic() - begin)
     mean = ranks.sum(total.cpu()).item() / plan.train.rows
     _check_finite(mean, number, settings, ranks)
