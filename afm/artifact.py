@@ -133,7 +133,7 @@ def identity_of(
     """
     return digest(
         config.model.model_dump_json(),
-        config.train.model_dump_json(exclude={"run"}),
+        config.train.model_dump_json(exclude={"run", "checkpoint_steps"}),
         spec.hash,
         features.model_dump_json(),
         *([] if pretrained is None else [pretrained]),

@@ -1,30 +1,81 @@
-"""What an unfinished run needs to go on: one file per run, replaced after each epoch.
+"""What an unfinished run needs to go on: one file per run, replaced every so many steps.
 
-All randomness is derived from (seed, epoch, rank), so no random states are kept.
+All randomness is derived from (seed, epoch, step, rank), so no random states are kept.
 """
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import Self
 
+from pydantic import TypeAdapter
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from afm.artifact import Epoch, curves_from_json, curves_to_json, replace_file
+from afm.artifact import Epoch, replace_file
+from afm.order import Leg
 
 FOLDER, FILE = "checkpoint", "state.safetensors"
 
 
 @dataclass(frozen=True)
+class Position:
+    """How far a run has come."""
+
+    curves: tuple[Epoch, ...] = ()
+    """The epochs that are over."""
+    legs: tuple[Leg, ...] = ()
+    """Steps of the next one."""
+    sums: tuple[tuple[float, float], ...] = ()
+    """Of each rank of the last leg, the sums of the losses and of the weights of the rows that it
+    knows of the next epoch."""
+
+    @property
+    def steps(self) -> int:
+        """Steps taken of the next epoch."""
+        return sum(leg.steps for leg in self.legs)
+
+    def sums_of(self, rank: int, size: int) -> tuple[float, float]:
+        """Where a rank's sums go on; the leader takes those of ranks that are gone.
+
+        Args:
+            rank: The rank.
+            size: How many there are now.
+
+        Returns:
+            The sums.
+        """
+        if len(self.sums) == size:
+            return self.sums[rank]
+        if rank:
+            return 0.0, 0.0
+        return sum(loss for loss, _ in self.sums), sum(weight for _, weight in self.sums)
+
+
+_POSITION = TypeAdapter(Position)
+
+
+def position_to_json(position: Position) -> str:
+    """A position as JSON."""
+    return _POSITION.dump_json(position).decode()
+
+
+def position_from_json(text: str) -> Position:
+    """A position from JSON."""
+    return _POSITION.validate_json(text)
+
+
+@dataclass(frozen=True)
 class Checkpoint:
-    """A run as it stands after an epoch."""
+    """A run as it stands after a step."""
 
     identity: str
     """Of the run, as in its manifest."""
-    curves: Sequence[Epoch]
-    """The epochs so far."""
+    position: Position
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     """Adam's steps and moments."""
@@ -32,30 +83,63 @@ class Checkpoint:
     """The weights of the best epoch so far."""
 
 
-def write(folder: Path, checkpoint: Checkpoint) -> None:
-    """Replaces the checkpoint of a run.
+class Writer:
+    """Writes checkpoints of a run on a thread of its own: training waits for a copy in memory only.
+
+    Leaving its context waits for what is being written.
 
     Args:
         folder: The run's folder.
-        checkpoint: Its state.
     """
-    parts = {
-        "weights": checkpoint.weights,
-        "optimizer": checkpoint.optimizer,
-        "best": checkpoint.best,
-    }
-    # Cloned: safetensors refuses tensors that share memory.
-    tensors = {
-        f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
-        for part, named in parts.items()
-        for name, tensor in named.items()
-    }
-    about = {
-        "identity": checkpoint.identity,
-        "curves": curves_to_json(checkpoint.curves).decode(),
-    }
-    (folder / FOLDER).mkdir(parents=True, exist_ok=True)
-    replace_file(folder / FOLDER / FILE, lambda path: save_file(tensors, path, about))
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(1)
+        self._written: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._thread.shutdown()
+        if self._written and error is None:
+            self._written.result()
+
+    def write(self, checkpoint: Checkpoint) -> None:
+        """Replaces the run's checkpoint, once the one before is written.
+
+        Args:
+            checkpoint: Its state, which may change as soon as this returns.
+        """
+        if self._written:
+            self._written.result()
+        parts = {
+            "weights": checkpoint.weights,
+            "optimizer": checkpoint.optimizer,
+            "best": checkpoint.best,
+        }
+        tensors = {
+            f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
+            for part, named in parts.items()
+            for name, tensor in named.items()
+        }
+        about = {
+            "identity": checkpoint.identity,
+            "position": position_to_json(checkpoint.position),
+        }
+        self._written = self._thread.submit(_write, self._folder / FOLDER, tensors, about)
+
+
+def _write(folder: Path, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for leftover in folder.glob(f".{FILE}.*"):  # of a process that was killed while it wrote
+        leftover.unlink()
+    replace_file(folder / FILE, lambda path: save_file(tensors, path, about))
 
 
 def read(folder: Path) -> Checkpoint | None:
@@ -78,7 +162,7 @@ def read(folder: Path) -> Checkpoint | None:
             parts[part][name] = file.get_tensor(key)
     return Checkpoint(
         identity=about["identity"],
-        curves=curves_from_json(about["curves"]),
+        position=position_from_json(about["position"]),
         weights=parts["weights"],
         optimizer=parts["optimizer"],
         best=parts["best"],

@@ -27,8 +27,13 @@ class Progress:
         self._drawn = 0.0
         self.start_epoch()
 
-    def start_epoch(self) -> None:
-        """Starts the clock of an epoch."""
+    def start_epoch(self, done: int = 0) -> None:
+        """Starts the clock of an epoch.
+
+        Args:
+            done: Rows trained on in it before, if it is gone on with.
+        """
+        self._before = done
         self._start = self._drawn = self._clock()
 
     @property
@@ -48,7 +53,7 @@ class Progress:
             loss: Mean training loss so far.
         """
         self._drawn = self._clock()
-        speed = done / max(self._drawn - self._start, 1e-9)
+        speed = (done - self._before) / max(self._drawn - self._start, 1e-9)
         left = (rows - done) / max(speed, 1e-9)
         self._write(
             f"epoch {epoch}/{epochs}  {done / rows:4.0%}  loss {loss:.4f}  "

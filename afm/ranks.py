@@ -1,14 +1,17 @@
 """The processes that train together, through Horovod. The only module of afm/ that knows it.
 
-A single process is one rank of size 1; it needs no ``horovodrun``.
+A single process is one rank of size 1; it needs no ``horovodrun``. With ``horovodrun --min-np …``
+ranks may be lost, and come, while they work.
 """
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
 import horovod.torch as hvd
 import torch
+from horovod.common.elastic import State
 from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
 
@@ -22,10 +25,16 @@ class RankLost(ModelError):
 
 
 class Ranks:
-    """This process among those that train together."""
+    """This process among those that train together.
 
-    def __init__(self) -> None:
+    Args:
+        let_in: Called by every rank where ranks that have come may be let in.
+    """
+
+    def __init__(self, let_in: Callable[[], object] = lambda: None) -> None:
         hvd.init()
+        self.let_in = let_in
+        """Lets ranks in that have come: leaves :func:`work_together`'s work, to begin it again."""
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
         self.local_rank: int = hvd.local_rank()
@@ -82,7 +91,7 @@ class Ranks:
         Raises:
             RankLost: Another rank has failed.
         """
-        total: Tensor = _together(lambda: hvd.allreduce(values, op=hvd.Sum))
+        total: Tensor = _together(lambda: hvd.allreduce(values, name="sum", op=hvd.Sum))
         return total
 
     def gather(self, *tables: Tensor) -> list[Tensor]:
@@ -97,7 +106,7 @@ class Ranks:
         Raises:
             RankLost: Another rank has failed.
         """
-        everyones: list[Tensor] = _together(lambda: hvd.grouped_allgather(tables))
+        everyones: list[Tensor] = _together(lambda: hvd.grouped_allgather(tables, name="gather"))
         return everyones
 
     def share(self, text: str) -> str:
@@ -125,6 +134,48 @@ class Ranks:
             RankLost: Another rank has failed.
         """
         _together(lambda: hvd.broadcast_parameters(dict(tensors), root_rank=0))
+
+
+def work_together(work: Callable[[Ranks], T]) -> T:
+    """Works with the ranks that there are.
+
+    Under ``horovodrun --min-np …`` those that are left begin the work again when one of them is
+    lost, and all of them when others have come: so work has to begin where it was left.
+
+    Args:
+        work: What to do; the same on every rank.
+
+    Returns:
+        What it returns.
+
+    Raises:
+        RankLost: Another rank has failed, and ranks may not be lost.
+    """
+    if not os.environ.get("HOROVOD_ELASTIC"):
+        return work(Ranks())
+
+    def attempt(state: _Nothing) -> T:
+        try:
+            return work(Ranks(state.check_host_updates))
+        except RankLost as lost:
+            raise HorovodInternalError(str(lost)) from None
+
+    hvd.init()
+    done: T = hvd.elastic.run(attempt)(_Nothing(hvd.broadcast_object, hvd.rank))
+    return done
+
+
+class _Nothing(State):  # type: ignore[misc]
+    """What Horovod has to keep for us when ranks change; work keeps its own state, on disk."""
+
+    def save(self) -> None:
+        """Keeps nothing."""
+
+    def restore(self) -> None:
+        """Restores nothing."""
+
+    def sync(self) -> None:
+        """Has nothing to tell."""
 
 
 def _together(operation: Callable[[], T]) -> T:

@@ -1,29 +1,32 @@
 """A split of the features table → batches, in equal steps on every rank.
 
-Petastorm streams the row groups of the files that ``afm.tables`` finds. Rows are shuffled twice:
-row groups are permuted per epoch, and rows within a large buffer. All of it happens on background
-threads, so that training does not wait.
+Petastorm streams the row groups of the files that ``afm.tables`` finds, in the order that
+``afm.order`` gives. Reading and shuffling happen on background threads, so that training does not
+wait.
 
-Petastorm hands row group g to rank g % size, so ranks hold different numbers of rows. Every rank
-still takes the same number of steps, and spreads its own rows evenly over them: a step's rows
-over all ranks are the batch size (give or take a row per rank), and its exact number is known to
-each rank without a word exchanged. A rank without rows takes part with empty batches.
+Every rank takes the same number of steps, and the rows of a step over all ranks are known to each
+without a word exchanged. A rank without rows takes part with empty batches.
 
 Letters: B rows, S slots.
 """
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from queue import Full, Queue
-from threading import Event, Thread
+from queue import SimpleQueue
+from threading import Event, Semaphore, Thread
 from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from petastorm import make_batch_reader
+from petastorm.arrow_reader_worker import ArrowReaderWorker
+from petastorm.fs_utils import get_filesystem_and_path_or_paths
+from petastorm.reader import Reader
+from petastorm.workers_pool.thread_pool import ThreadPool
 from pyarrow import ArrowException
 
 from afm.errors import TableError
+from afm.order import Course, Leg, Shuffle, chart
 from afm.slots import Layout, to_slots
 from afm.tables import footers_of, quieten_petastorm
 from conf.schema import Split
@@ -60,16 +63,6 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Shuffle:
-    """How rows are put in random order."""
-
-    seed: int
-    epoch: int
-    buffer: int
-    """Rows kept in memory to draw from."""
-
-
-@dataclass(frozen=True)
 class Part:
     """A split of a features table, as one of several ranks reads it."""
 
@@ -96,76 +89,60 @@ class Part:
         """Batches that every rank gets."""
         return -(-self.rows // self.batch_size)
 
-    def rows_of(self, rank: int) -> int:
-        """Rows that a rank reads."""
-        return sum(self.groups[rank :: self.size])
-
-    def batches(self, shuffle: Shuffle | None = None) -> Iterator[Batch]:
-        """Reads the rank's rows once.
+    def batches(
+        self, shuffle: Shuffle | None = None, legs: Sequence[Leg] = ()
+    ) -> Generator[Batch, None, None]:
+        """Reads the rank's rows once, or the rest of them.
 
         Args:
             shuffle: How to order them; the files' order if left out.
+            legs: The steps that were taken before; their rows are left out.
 
         Yields:
-            ``steps`` batches.
+            ``steps`` batches, less those taken before.
 
         Raises:
             TableError: The files cannot be read.
         """
-        return _ahead(self._cut(shuffle), AHEAD)
+        return _ahead(self._cut(shuffle, legs), AHEAD)
 
-    def _cut(self, shuffle: Shuffle | None) -> Generator[Batch, None, None]:
-        ends = np.stack([self._ends(rank) for rank in range(self.size)])  # (size, steps)
-        sizes = np.diff(ends, axis=1, prepend=0)  # (size, steps)
-        rows = Rows.none(self.layout, self.weighted)
-        blocks = self._blocks(shuffle)
-        for size, total in zip(sizes[self.rank], sizes.sum(axis=0), strict=True):
-            while len(rows) < size:
-                rows = Rows.joined([rows, next(blocks)])
-            taken, rows = rows[:size], rows[size:]
-            yield Batch(taken.rows, taken.x, taken.labels, taken.weights, int(total))
+    def _cut(self, shuffle: Shuffle | None, legs: Sequence[Leg]) -> Generator[Batch, None, None]:
+        course = chart(self.groups, self.size, self.batch_size, shuffle, legs)
+        rows = Rows.room(self.layout, self.weighted, 0)
+        # One block is read while another is trained on.
+        with closing(_ahead(self._blocks(course, shuffle), 1)) as blocks:
+            totals = course.sizes.sum(axis=0).tolist()
+            for size, total in zip(course.sizes[self.rank].tolist(), totals, strict=True):
+                pieces, rows = [rows[:size]], rows[size:]
+                while missing := size - sum(map(len, pieces)):
+                    rows = next(blocks)
+                    pieces, rows = [*pieces, rows[:missing]], rows[missing:]
+                taken = Rows.joined(pieces) if len(pieces) > 1 else pieces[0]
+                yield Batch(taken.rows, taken.x, taken.labels, taken.weights, total)
 
-    def _ends(self, rank: int) -> NDArray[np.int64]:
-        """Rows of a rank that are read after each step (steps,)."""
-        return np.arange(1, self.steps + 1) * self.rows_of(rank) // max(self.steps, 1)
+    def _blocks(self, course: Course, shuffle: Shuffle | None) -> Generator["Rows", None, None]:
+        """The rank's blocks, each in its order, without what was read before."""
+        own = course.blocks[self.rank]
+        with closing(self._groups([group for block in own for group in block.groups])) as groups:
+            for block in own:
+                places = shuffle.rows(block) if shuffle else np.arange(block.rows)
+                rows, filled = Rows.room(self.layout, self.weighted, block.rows), 0
+                for _ in block.groups:
+                    group = next(groups)
+                    rows.put(places[filled : filled + len(group)], group)
+                    filled += len(group)
+                yield rows[block.done :]
 
-    def _blocks(self, shuffle: Shuffle | None) -> Iterator["Rows"]:
-        """The rank's rows, block by block; each block in random order if asked for."""
-        groups = self._groups(None if shuffle is None else _seed(shuffle))
-        if shuffle is None:
-            yield from groups
-            return
-        random = np.random.default_rng((shuffle.seed, shuffle.epoch, self.rank))
-        held: list[Rows] = []
-        for group in groups:
-            held.append(group)
-            if sum(map(len, held)) >= shuffle.buffer:
-                yield Rows.joined(held).permuted(random)
-                held = []
-        if held:
-            yield Rows.joined(held).permuted(random)
-
-    def _groups(self, seed: int | None) -> Iterator["Rows"]:
-        """The rank's row groups as Petastorm reads them, in random order if there is a seed."""
-        expected = self.rows_of(self.rank)
-        if not expected:
+    def _groups(self, chosen: Sequence[int]) -> Generator["Rows", None, None]:
+        """Row groups as Petastorm reads them, in the order in which they are named."""
+        if not chosen:
             return
         names = _columns(self.layout, self.weighted)
         quieten_petastorm()
         try:
-            reader = make_batch_reader(
-                list(self.urls),
-                schema_fields=[f"^{name}$" for name in names],
-                workers_count=1,  # one thread keeps the order
-                shuffle_row_groups=seed is not None,
-                seed=seed,
-                cur_shard=self.rank,
-                # It refuses more shards than row groups; the ranks beyond have returned above.
-                shard_count=min(self.size, len(self.groups)),
-                convert_early_to_numpy=True,  # on its thread, not on ours
-            )
+            reader = _Chosen(self.urls, names, chosen)
             try:
-                for columns in all_rows(reader, expected):
+                for columns in all_rows(reader, sum(self.groups[group] for group in chosen)):
                     yield Rows.of(self.layout, columns._asdict())
             finally:
                 # Not as a context manager: that prints a line.
@@ -175,6 +152,35 @@ class Part:
             raise TableError(
                 f"cannot use the features table: {error}. Run jobs/prepare.py again"
             ) from None
+
+
+class _Chosen(Reader):  # type: ignore[misc]
+    """Petastorm's reader, as ``make_batch_reader`` makes it, of row groups in an order of ours.
+
+    Its own order cannot be entered in the middle, and its shards need a row group each.
+
+    Args:
+        urls: The files.
+        columns: The columns to read.
+        chosen: Which of the files' row groups to read.
+    """
+
+    def __init__(self, urls: Sequence[str], columns: Sequence[str], chosen: Sequence[int]) -> None:
+        self._chosen = list(chosen)
+        filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
+        super().__init__(
+            filesystem,
+            paths,
+            schema_fields=[f"^{name}$" for name in columns],
+            worker_class=ArrowReaderWorker,
+            reader_pool=ThreadPool(1),  # one thread keeps the order
+            shuffle_row_groups=False,
+            is_batched_reader=True,
+            convert_early_to_numpy=True,  # on its thread, not on ours
+        )
+
+    def _filter_row_groups(self, *_: object) -> tuple[list[int], None]:
+        return self._chosen, None
 
 
 @dataclass(frozen=True)
@@ -193,14 +199,14 @@ class Rows:
         return cls(*to_slots(layout, columns), columns[LABEL].astype(np.float32), weights)
 
     @classmethod
-    def none(cls, layout: Layout, weighted: bool) -> Self:
-        """No rows."""
+    def room(cls, layout: Layout, weighted: bool, count: int) -> Self:
+        """Rows to be filled in."""
         slots = len(layout.field_of_slot)
         return cls(
-            rows=np.empty((0, slots), np.int64),
-            x=np.empty((0, slots), np.float32),
-            labels=np.empty(0, np.float32),
-            weights=np.empty(0, np.float32) if weighted else None,
+            rows=np.empty((count, slots), np.int64),
+            x=np.empty((count, slots), np.float32),
+            labels=np.empty(count, np.float32),
+            weights=np.empty(count, np.float32) if weighted else None,
         )
 
     @classmethod
@@ -214,14 +220,16 @@ class Rows:
             np.concatenate(weights) if weights else None,
         )
 
-    def permuted(self, random: np.random.Generator) -> "Rows":
-        """The same rows in random order."""
-        return self[random.permutation(len(self))]
+    def put(self, places: NDArray[np.int64], rows: "Rows") -> None:
+        """Fills in some of the rows."""
+        self.rows[places], self.x[places], self.labels[places] = rows.rows, rows.x, rows.labels
+        if self.weights is not None:
+            self.weights[places] = rows.weights
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, which: slice | NDArray[np.int64]) -> "Rows":
+    def __getitem__(self, which: slice) -> "Rows":
         weights = None if self.weights is None else self.weights[which]
         return Rows(self.rows[which], self.x[which], self.labels[which], weights)
 
@@ -274,12 +282,6 @@ def _columns(layout: Layout, weighted: bool) -> list[str]:
     return [*(field.name for field in layout.inputs), LABEL, *([WEIGHT] if weighted else [])]
 
 
-def _seed(shuffle: Shuffle) -> int:
-    """A seed for Petastorm, which takes 0 for none."""
-    sequence = np.random.SeedSequence((shuffle.seed, shuffle.epoch))
-    return 1 + int(sequence.generate_state(1)[0])
-
-
 def all_rows(reader: Any, expected: int) -> Iterator[Any]:
     """What a Petastorm reader yields, to the last row.
 
@@ -314,28 +316,20 @@ def all_rows(reader: Any, expected: int) -> Iterator[Any]:
         yield columns
 
 
-def _ahead(items: Generator[T, None, None], depth: int) -> Iterator[T]:
+def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
     """The same items, made on a thread of their own, at most ``depth`` in advance."""
-    queue: Queue[Any] = Queue(depth)
-    stop, end = Event(), object()
-
-    def put(item: object) -> bool:
-        while not stop.is_set():
-            try:
-                queue.put(item, timeout=0.1)
-                return True
-            except Full:
-                continue
-        return False
+    queue: SimpleQueue[Any] = SimpleQueue()
+    room, stop, end = Semaphore(depth), Event(), object()
 
     def work() -> None:
         try:
-            for item in items:
-                if not put(item):
+            while room.acquire() and not stop.is_set():
+                item = next(items, end)
+                queue.put(item)
+                if item is end:
                     return
-            put(end)
         except Exception as error:
-            put(error)
+            queue.put(error)
         finally:
             items.close()  # which stops Petastorm
 
@@ -343,9 +337,11 @@ def _ahead(items: Generator[T, None, None], depth: int) -> Iterator[T]:
     thread.start()
     try:
         while (item := queue.get()) is not end:
+            room.release()
             if isinstance(item, Exception):
                 raise item
             yield item
     finally:
         stop.set()
+        room.release()
         thread.join()

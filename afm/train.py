@@ -1,8 +1,9 @@
 """Training: one loop for any number of ranks.
 
-After each epoch the validation rows are measured and the run's state is written, so that a run
-that was killed goes on where it stood and ends, on as many ranks, with the same weights as one
-that was not. Every random choice follows from (seed, epoch, rank).
+After each epoch the validation rows are measured. Then, and every so many steps if asked for, the
+run's state is written, so that a run that was killed goes on where it stood and ends, on as many
+ranks, with the same weights as one that was not. Every random choice follows from (seed, epoch,
+step, rank).
 """
 
 import time
@@ -19,8 +20,6 @@ from afm.artifact import (
     Epoch,
     Manifest,
     TableVersion,
-    curves_from_json,
-    curves_to_json,
     identity_of,
     libraries,
     point_latest,
@@ -29,17 +28,18 @@ from afm.artifact import (
     run_folder,
     save,
 )
-from afm.checkpoint import Checkpoint
+from afm.checkpoint import Checkpoint, Position, Writer
 from afm.errors import ArtifactError, TrainError
 from afm.lazy_adam import looked_up
 from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
 from afm.objective import gradients
 from afm.optimizers import Optimizers
+from afm.order import Shuffle, onward
 from afm.pretrained import Pretrained, find_pretrained, start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
-from afm.reader import Batch, Part, Shuffle, open_part
+from afm.reader import Batch, Part, open_part
 from afm.schedule import learning_rate, quality
 from afm.slots import Layout
 from afm.tables import read_prepared, table_uri
@@ -68,7 +68,7 @@ class Trainee:
 
     model: FM
     optimizers: Optimizers
-    curves: list[Epoch]
+    position: Position
     best: dict[str, Tensor]
     """Weights of the best epoch so far; only the leader keeps them."""
 
@@ -102,23 +102,24 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
         return Manifest.model_validate_json(shared)
 
     trainee = _start(plan, ranks, device)
-    if ranks.leads and trainee.curves:
-        progress.note(f"resuming run {plan.folder.name} after epoch {len(trainee.curves)}")
+    if ranks.leads and trainee.position != Position():
+        progress.note(f"resuming run {plan.folder.name} {_reached(trainee.position)}")
     settings = config.train
-    while not is_over(trainee.curves, settings):
-        number = len(trainee.curves) + 1
-        begin = time.monotonic()
-        loss = _train_epoch(plan, trainee, ranks, progress, device, number)
-        speed = plan.train.rows / (time.monotonic() - begin)
-        validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
-        trainee.curves.append(Epoch(number, loss, validation, speed))
-        if ranks.leads:
-            _keep(plan, trainee)
-            progress.epoch(
-                trainee.curves[-1],
-                settings.epochs,
-                best_epoch(trainee.curves, settings.stop_on) == number,
-            )
+    with Writer(plan.folder) as writer:
+        while not is_over(trainee.position.curves, settings):
+            loss, speed = _train_epoch(plan, trainee, ranks, progress, writer, device)
+            validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
+            epoch = Epoch(len(trainee.position.curves) + 1, loss, validation, speed)
+            trainee.position = Position(curves=(*trainee.position.curves, epoch))
+            if ranks.leads:
+                best = best_epoch(trainee.position.curves, settings.stop_on)
+                is_best = best == epoch.number
+                if is_best:
+                    state = trainee.model.state_dict()
+                    trainee.best = {name: tensor.clone() for name, tensor in state.items()}
+                _keep(plan, trainee, writer)
+                progress.epoch(epoch, settings.epochs, is_best)
+            ranks.let_in()
     text = _finish(plan, trainee, ranks).model_dump_json() if ranks.leads else ""
     return Manifest.model_validate_json(ranks.share(text))
 
@@ -252,19 +253,27 @@ def _train_epoch(
     trainee: Trainee,
     ranks: Ranks,
     progress: Progress,
+    writer: Writer,
     device: torch.device,
-    number: int,
-) -> float:
-    """Trains on every row once and returns their mean log loss, penalties aside."""
+) -> tuple[float, float]:
+    """Trains on what is left of an epoch.
+
+    Returns:
+        The mean log loss of all of its rows, penalties aside, and the rows per second.
+    """
     settings, model = plan.config.train, trainee.model
-    # Dropout draws from torch's global generator; other ranks drop other numbers.
-    torch.manual_seed(_seed(settings.seed, number, ranks.rank))
     model.train()
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    rows_done, weight_done = 0, 0.0
-    progress.start_epoch()
+    before = trainee.position
+    number = len(before.curves) + 1
+    start = torch.tensor(before.sums_of(ranks.rank, ranks.size), dtype=torch.float64)
+    sums = start.clone()  # of losses and of weights
+    rows_before = rows_done = min(before.steps * settings.batch_size, plan.train.rows)  # or so
+    begin = time.monotonic()
+    progress.start_epoch(rows_before)
     shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
-    for step, batch in enumerate(plan.train.batches(shuffle), (number - 1) * plan.train.steps):
+    for step, batch in enumerate(plan.train.batches(shuffle, before.legs), before.steps + 1):
+        # Dropout draws from torch's own generator; other ranks drop other numbers.
+        _generator(device).manual_seed(_seed(settings.seed, number, step, ranks.rank))
         rows, x, labels, counts = _tensors(batch, device)
         sum_of_losses, *of_look_ups = gradients(
             model,
@@ -273,23 +282,39 @@ def _train_epoch(
             global_rows=batch.global_rows,
             size=ranks.size,
         )
-        rate = learning_rate(settings, trainee.curves, step, plan.train.steps)
+        steps_before = (number - 1) * plan.train.steps + step - 1
+        rate = learning_rate(settings, before.curves, steps_before, plan.train.steps)
         trainee.optimizers.step(ranks, rate, *looked_up(rows, x, *of_look_ups))
-        total += sum_of_losses
+        sums += torch.tensor([sum_of_losses.item(), batch.weight], dtype=torch.float64)
         rows_done += batch.global_rows
-        weight_done += batch.weight
         if ranks.leads and progress.due:
-            mean = total.item() / max(weight_done, 1e-9)
+            loss, weight = (sums - start).tolist()
+            mean = loss / max(weight, 1e-9)
             progress.within(number, settings.epochs, rows_done, plan.train.rows, mean)
-    sums = ranks.sum(torch.tensor([total.item(), weight_done], dtype=torch.float64))
-    mean = (sums[0] / sums[1]).item()
+        if settings.checkpoint_steps and step % settings.checkpoint_steps == 0:
+            (everyones,) = ranks.gather(sums.unsqueeze(0))  # (size, 2)
+            _check_finite(everyones.sum().item(), number, settings, ranks)
+            trainee.position = Position(
+                curves=before.curves,
+                legs=onward(before.legs, ranks.size, step - before.steps),
+                sums=tuple((loss, weight) for loss, weight in everyones.tolist()),
+            )
+            if ranks.leads:
+                _keep(plan, trainee, writer)
+            ranks.let_in()
+    speed = (rows_done - rows_before) / (time.monotonic() - begin)
+    loss, weight = ranks.sum(sums).tolist()
+    _check_finite(loss, number, settings, ranks)
+    return loss / weight, speed
+
+
+def _check_finite(loss: float, number: int, settings: TrainConfig, ranks: Ranks) -> None:
     with ranks.leader_first():
-        if not np.isfinite(mean):
+        if not np.isfinite(loss):
             raise TrainError(
-                f"training diverged: the mean loss of epoch {number} is {mean}. "
+                f"training diverged: the loss of epoch {number} is {loss}. "
                 f"Lower train.learning_rate, which is {settings.learning_rate:g}"
             )
-    return mean
 
 
 def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
@@ -299,38 +324,44 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
     if ranks.leads and plan.pretrained is not None:
         start_from(model, plan.pretrained)
     optimizers = Optimizers.of(model, settings)
-    trainee = Trainee(model, optimizers, curves=[], best={})
+    trainee = Trainee(model, optimizers, Position(), best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
         _check_identity(plan, saved.identity)
         model.load_state_dict(dict(saved.weights))
         for name, tensor in optimizers.state.items():
             tensor.copy_(saved.optimizer[name])
-        trainee.curves, trainee.best = list(saved.curves), dict(saved.best)
+        trainee.position, trainee.best = saved.position, dict(saved.best)
     ranks.copy(model.state_dict())
     ranks.copy(optimizers.state)
-    trainee.curves = list(curves_from_json(ranks.share(curves_to_json(trainee.curves).decode())))
+    shared = ranks.share(checkpoint.position_to_json(trainee.position))
+    trainee.position = checkpoint.position_from_json(shared)
     return trainee
 
 
-def _keep(plan: Plan, trainee: Trainee) -> None:
-    """Writes the checkpoint of the epoch that has just ended."""
-    if best_epoch(trainee.curves, plan.config.train.stop_on) == len(trainee.curves):
-        trainee.best = {name: t.clone() for name, t in trainee.model.state_dict().items()}
-    checkpoint.write(
-        plan.folder,
+def _reached(position: Position) -> str:
+    """How far a run has come, in words."""
+    if position.legs:
+        return f"after step {position.steps:,} of epoch {len(position.curves) + 1}"
+    return f"after epoch {len(position.curves)}"
+
+
+def _keep(plan: Plan, trainee: Trainee, writer: Writer) -> None:
+    """Writes a checkpoint."""
+    writer.write(
         Checkpoint(
             identity=plan.identity,
-            curves=trainee.curves,
+            position=trainee.position,
             weights=trainee.model.state_dict(),
             optimizer=trainee.optimizers.state,
             best=trainee.best,
-        ),
+        )
     )
 
 
 def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
     """Writes the model folder; the checkpoint is of no use then."""
-    best = best_epoch(trainee.curves, plan.config.train.stop_on)
+    curves = trainee.position.curves
+    best = best_epoch(curves, plan.config.train.stop_on)
     manifest = Manifest(
         run=plan.folder.name,
         identity=plan.identity,
@@ -340,14 +371,14 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
         features=plan.features,
         seed=plan.config.train.seed,
         ranks=ranks.size,
-        epochs=len(trainee.curves),
+        epochs=len(curves),
         best_epoch=best,
-        validation=trainee.curves[best - 1].validation,
+        validation=curves[best - 1].validation,
         libraries=libraries(),
         revision=revision(),
     )
     weights = {name: tensor.cpu().numpy() for name, tensor in trainee.best.items()}
-    save(plan.folder, weights, trainee.curves, manifest)
+    save(plan.folder, weights, curves, manifest)
     checkpoint.remove(plan.folder)
     return manifest
 
@@ -379,3 +410,10 @@ def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor
 
 def _seed(*parts: int) -> int:
     return int(np.random.SeedSequence(parts).generate_state(1)[0])
+
+
+def _generator(device: torch.device) -> torch.Generator:
+    """The one that dropout draws from."""
+    if device.type == "cuda":
+        return torch.cuda.default_generators[device.index]
+    return torch.default_generator

@@ -536,6 +536,12 @@ class TrainConfig(Section):
     patience: int = Field(
         2, ge=1, description="Epochs without a better `stop_on` before training stops."
     )
+    checkpoint_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Steps from one checkpoint to the next, for epochs that are too long to be "
+        "lost; only after each epoch if left out. It does not change the model.",
+    )
     shuffle_rows: int = Field(
         262_144, ge=1, description="Rows each rank keeps in memory to shuffle."
     )

@@ -5,7 +5,9 @@
     python jobs/train.py conf/movielens.yaml model.name=fm        # a rival (fm, fwfm), to compare
 
 It needs the tables of jobs/prepare.py, and leaves <models>/<model>/<run>/, to which `latest`
-points. A run that was interrupted goes on after its last epoch; a finished one is left as it is.
+points. A run that was interrupted goes on after its last checkpoint: the end of an epoch, or every
+train.checkpoint_steps. A finished one is left as it is. With `horovodrun --min-np` ranks may be
+lost, and come, while it trains (docs/cluster.md).
 """
 
 import os
@@ -22,7 +24,7 @@ import torch
 from afm.artifact import run_folder
 from afm.link import to_probability
 from afm.progress import Progress
-from afm.ranks import RankLost, Ranks
+from afm.ranks import RankLost, Ranks, work_together
 from afm.train import train
 from conf.schema import Config
 from jobs.door import run
@@ -30,14 +32,17 @@ from jobs.door import run
 
 def main(config: Config) -> None:
     """Trains, and prints what came out."""
-    ranks = Ranks()
+    try:
+        work_together(lambda ranks: _train(config, ranks))
+    except RankLost:
+        sys.exit(1)  # the other rank says why
+
+
+def _train(config: Config, ranks: Ranks) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
     cuda = torch.cuda.is_available()
     device = torch.device("cuda", ranks.local_rank) if cuda else torch.device("cpu")
-    try:
-        manifest = train(config, ranks, Progress(sys.stderr), device)
-    except RankLost:
-        sys.exit(1)  # the other rank says why
+    manifest = train(config, ranks, Progress(sys.stderr), device)
     if ranks.leads:
         metrics = manifest.validation
         threshold = to_probability(metrics.threshold, config.train.loss)

@@ -2,13 +2,16 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from afm.errors import TableError
-from afm.reader import Part, Shuffle, all_rows, open_part
+from afm.order import Leg, Shuffle
+from afm.reader import Part, Rows, all_rows, open_part
 from afm.slots import Layout, to_slots
 from tests.afm.planted import numbered, planted_rows, write_features
 
@@ -122,6 +125,52 @@ def test_buffer_mixes_rows_of_several_row_groups(tmp_path: Path, layout: Layout)
     assert len(groups_met) > 3
 
 
+@pytest.mark.parametrize("taken", [0, 3, 7, 13])
+@pytest.mark.parametrize("shuffle", [None, Shuffle(seed=0, epoch=1, buffer=50)])
+def test_rest_of_an_epoch_is_that_of_the_whole(
+    tmp_path: Path, layout: Layout, shuffle: Shuffle | None, taken: int
+) -> None:
+    write_features(tmp_path, {"train": numbered(200)}, group_rows=20)
+    for part in parts_of(tmp_path, layout, 2):
+        whole = list(part.batches(shuffle))
+        rest = list(part.batches(shuffle, [Leg(2, taken)]))
+        assert len(rest) == 13 - taken
+        for batch, again in zip(whole[taken:], rest, strict=True):
+            np.testing.assert_array_equal(batch.rows, again.rows)
+            np.testing.assert_array_equal(batch.x, again.x)
+            np.testing.assert_array_equal(batch.labels, again.labels)
+            assert batch.global_rows == again.global_rows
+
+
+def test_rows_taken_by_other_numbers_of_ranks_are_left_out(tmp_path: Path, layout: Layout) -> None:
+    write_features(tmp_path, {"train": numbered(200)}, group_rows=20)
+    shuffle = Shuffle(seed=0, epoch=1, buffer=50)
+    seen: list[int] = []
+    legs: list[Leg] = []
+    for size, steps in ((3, 4), (1, 2), (2, 7)):
+        for part in parts_of(tmp_path, layout, size):
+            with closing(part.batches(shuffle, legs)) as batches:
+                seen += [int(age) for b in islice(batches, steps) for age in b.x[:, AGE]]
+        legs.append(Leg(size, steps))
+    assert sorted(seen) == list(range(200))
+
+
+def test_row_groups_that_are_done_are_not_read(
+    tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_features(tmp_path, {"train": numbered(320)}, group_rows=20)
+    read, real = [], Rows.of
+
+    def of(layout: Layout, columns: dict[str, np.ndarray]) -> Rows:
+        read.append(len(columns["label"]))
+        return real(layout, columns)
+
+    monkeypatch.setattr(Rows, "of", of)
+    part = parts_of(tmp_path, layout, 1)[0]
+    list(part.batches(Shuffle(seed=0, epoch=1, buffer=40), [Leg(1, 18)]))
+    assert sum(read) == 40  # of the 32 rows that are left
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_empty_split_has_no_steps(tmp_path: Path, layout: Layout, size: int) -> None:
     write_features(tmp_path, {"validation": numbered(30)})
@@ -144,7 +193,7 @@ def test_background_threads_end_when_reading_is_given_up(tmp_path: Path, layout:
     batches = parts_of(tmp_path, layout, 1)[0].batches()
     next(batches)
     assert threading.active_count() > before
-    batches.close()  # type: ignore[attr-defined]
+    batches.close()
     assert threading.active_count() == before
 
 
