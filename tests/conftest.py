@@ -25,6 +25,9 @@ def spark() -> Iterator["SparkSession"]:  # noqa: F821  imported late: other tes
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": "2",
         "spark.log.level": "ERROR",
+        # Compiling a plan takes longer than running it on a few rows.
+        "spark.sql.codegen.wholeStage": "false",
+        "spark.sql.codegen.factoryMode": "NO_CODEGEN",
     }
     for key, value in settings.items():
         builder = builder.config(key, value)
