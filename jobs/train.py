@@ -31,10 +31,8 @@ def main(config: Config) -> None:
     """Trains, and prints what came out."""
     ranks = Ranks()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", ranks.local_rank) if cuda else torch.device("cpu")
     try:
-        manifest = train(config, ranks, Progress(sys.stderr), device)
+        manifest = train(config, ranks, Progress(sys.stderr), ranks.device())
     except RankLost:
         sys.exit(1)  # the other rank says why
     if ranks.leads:

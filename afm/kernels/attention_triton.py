@@ -39,8 +39,8 @@ CONFIGS = [
     for warps in (4, 8)
     for rows in (64, 32, LEAST_ROWS)
 ]
-# They are timed once per machine, GPU and shape, and the best is kept in Triton's cache: so runs
-# repeat to the last bit. The interpreter has nothing to time.
+# They are timed once per architecture and shape. The best is kept in Triton's cache, so that later
+# runs repeat each other to the last bit. The interpreter has nothing to time.
 tuned = triton.autotune(
     CONFIGS[-1:] if triton.knobs.runtime.interpret else CONFIGS,
     key=["F", "K", "A"],

@@ -62,8 +62,13 @@ def test_compiles_without_a_gpu(
         else f"*{dtype if arg in given else 'fp32'}"
         for arg in kernel.arg_names
     }  # fmt: skip
+    aligned = {  # as torch allocates
+        (n,): [["tt.divisibility", 16]]
+        for n, arg in enumerate(kernel.arg_names)
+        if signature[arg].startswith("*")
+    }
     compiled = triton.compile(
-        triton.compiler.ASTSource(kernel, signature, constants),
+        triton.compiler.ASTSource(kernel, signature, constants, aligned),
         target=triton.backends.compiler.GPUTarget("cuda", 80, 32),
         options={"num_warps": config.num_warps, "num_stages": config.num_stages},
     )
@@ -78,6 +83,7 @@ def test_compiles_without_a_gpu(
         text=True,
         check=True,
     ).stdout
+    print(name, size, units, dtype, used)
     assert int(re.search(r"STACK:(\d+)", used)[1]) <= 512, used
 
 
@@ -102,16 +108,16 @@ def test_what_does_not_fit_is_left_to_torch(monkeypatch: pytest.MonkeyPatch) -> 
     assert not gpu.serves(*on_a_gpu(*random_inputs(1, 1, 2, 257, 1)))
 
 
-@pytest.mark.parametrize("missing", ["triton", "triton.runtime"])
 def test_without_triton_plain_torch_is_used_and_said_once(
-    missing: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setitem(sys.modules, "triton.runtime", None)
     gpu.available.cache_clear()
     inputs = on_a_gpu(*random_inputs(1, 3, 4, 5, 6))
     try:
         for _ in range(2):
-            pooled = attention_pool(*inputs)
+            with inputs[0].fake_mode:
+                pooled = attention_pool(*inputs)
             assert pooled.shape == (3, 5) and pooled.device.type == "cuda"
     finally:
         gpu.available.cache_clear()
