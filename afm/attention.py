@@ -1,7 +1,7 @@
 """Attention-based pooling of pairwise interactions (Xiao et al., IJCAI 2017, eq. 4 to 6).
 
-One operation with two implementations: plain torch, which serves every device and type and is the
-reference, and a fused kernel for float32 on CPUs.
+One operation with three implementations: plain torch, which serves every device and type and is
+the reference, and fused kernels for CPUs and for GPUs.
 
 Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attention units.
 """
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear, relu
 
-from afm.kernels import cpu
+from afm.kernels import cpu, gpu
 
 
 def pairs(fields: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
@@ -33,8 +33,8 @@ def pairs(fields: int, device: torch.device | None = None) -> tuple[Tensor, Tens
 def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> Tensor:
     """Σ_{i<j} a_ij (v_i∘v_j), where a is the softmax over pairs of hᵀ relu(W(v_i∘v_j) + b) + bias.
 
-    The bias per pair is ours; zeros give the paper's attention. Float32 on CPUs goes to the kernel,
-    where it can be compiled.
+    The bias per pair is ours; zeros give the paper's attention. Float32, on GPUs 16 bits too, goes
+    to a kernel where it can be compiled.
 
     Args:
         v: Field vectors (B, F, K).
@@ -48,8 +48,10 @@ def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor
 
     Source: Xiao et al., "Attentional Factorization Machines", IJCAI 2017, eq. 5 and 6.
     """
-    pool = cpu.attention_pool if cpu.serves(v, W, b, h, pair_bias) else plain_attention_pool
-    return pool(v, W, b, h, pair_bias)
+    for kernel in (cpu, gpu):
+        if kernel.serves(v, W, b, h, pair_bias):
+            return kernel.attention_pool(v, W, b, h, pair_bias)
+    return plain_attention_pool(v, W, b, h, pair_bias)
 
 
 def plain_attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from horovod.common.elastic import State
 from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
 
-from afm.errors import ModelError
+from afm.errors import ModelError, TrainError
 
 T = TypeVar("T")
 
@@ -46,6 +46,33 @@ class Ranks:
     def leads(self) -> bool:
         """Whether it is the one that writes and reports."""
         return self.rank == 0
+
+    def device(self) -> torch.device:
+        """Where this rank computes: on the CPU, or where there are GPUs on one of its own.
+
+        Returns:
+            The device; where it is a GPU, it is also torch's current one from here on.
+
+        Raises:
+            TrainError: There are fewer GPUs here than ranks, or Horovod cannot add up on GPUs.
+        """
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        count = torch.cuda.device_count()
+        hide = "or set CUDA_VISIBLE_DEVICES= (to nothing) to train on CPUs"
+        if self.local_rank >= count:
+            raise TrainError(
+                f"{self.local_size} ranks of this machine share its GPUs, of which there are "
+                f"{count}. Start at most as many ranks, {hide}"
+            )
+        if self.size > 1 and not hvd.nccl_built():
+            raise TrainError(
+                f"{self.size} ranks on GPUs need a Horovod built with NCCL, and this one is not. "
+                f"Build it anew with HOROVOD_GPU_OPERATIONS=NCCL make setup, {hide}"
+            )
+        device = torch.device("cuda", self.local_rank)
+        torch.cuda.set_device(device)
+        return device
 
     @contextmanager
     def leader_first(self) -> Iterator[None]:

@@ -40,9 +40,7 @@ def main(config: Config) -> None:
 
 def _train(config: Config, ranks: Ranks) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
-    cuda = torch.cuda.is_available()
-    device = torch.device("cuda", ranks.local_rank) if cuda else torch.device("cpu")
-    manifest = train(config, ranks, Progress(sys.stderr), device)
+    manifest = train(config, ranks, Progress(sys.stderr), ranks.device())
     if ranks.leads:
         metrics = manifest.validation
         threshold = to_probability(metrics.threshold, config.train.loss)

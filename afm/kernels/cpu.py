@@ -3,7 +3,6 @@
 Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attention units.
 """
 
-import math
 from ctypes import CDLL, c_int64, c_void_p
 from functools import cache
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from afm.kernels.compiled import load
+from afm.kernels.inputs import agree
 
 LANES = 16  # rows that are kept for backward come in multiples of it
 
@@ -41,13 +41,12 @@ def serves(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> boo
     Returns:
         True where all are float32 on the CPU and of these shapes, F > 1, and the kernel can be had.
     """
-    inputs = (v, W, b, h, pair_bias)
-    if not all(t.device.type == "cpu" and t.dtype == torch.float32 for t in inputs):
-        return False
-    fields, units = v.shape[1], len(W)
-    shapes = (v.shape[::2], W.shape, b.shape, h.shape, pair_bias.shape)
-    fit = ((len(v), W.shape[1]), (units, v.shape[2]), (units,), (units,), (math.comb(fields, 2),))
-    return shapes == fit and fields > 1 and library() is not None
+    return (
+        v.device.type == "cpu"
+        and v.dtype == torch.float32
+        and agree(v, W, b, h, pair_bias)
+        and library() is not None
+    )
 
 
 def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> Tensor:
