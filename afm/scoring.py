@@ -32,7 +32,8 @@ from afm.plan import Group
 from afm.sides import Side, read_side
 from afm.top_k import TopK
 
-_GROUP = 1024  # users whose shared sums are in memory at once
+USERS_AT_ONCE = 1024
+"""Users whose shared sums are in memory at once."""
 _SMALLEST, _LARGEST = 1e-18, 1e18  # D beyond which exp has lost digits or may have left float32
 
 Pairs = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
@@ -195,8 +196,8 @@ def _blocks(
     """Logits of all users with all items: places in the order, items, logits (r, n)."""
     sums = PairSums(item_side)
     block_of = FusedBlock if serves(item_side) else _Block
-    for start in range(0, users.rows, _GROUP):
-        group = users.take(order[start : start + _GROUP])
+    for start in range(0, users.rows, USERS_AT_ONCE):
+        group = users.take(order[start : start + USERS_AT_ONCE])
         for chunk in item_side.chunks:
             block = block_of(sums, chunk, group)
             for first in range(0, group.rows, ROWS):

@@ -585,6 +585,11 @@ class ScoreConfig(Section):
     explain: int = Field(
         3, ge=0, description="Field pairs, by attention, that explain each recommendation."
     )
+    explain_plan: bool = Field(
+        False,
+        description="Say which pairs of fields are computed how often, and what that costs, "
+        "and end without scoring.",
+    )
 
 
 class Tables(Section):

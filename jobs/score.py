@@ -2,6 +2,8 @@
 
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml score.top_k=100
+    spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml \
+        score.explain_plan=true
 
 Writes the Delta table `scores`: user_key, item_key, rank, probability, logit, explanation. (Of a
 model trained on squared loss, `logit` is its score, an estimate of 2 · probability - 1.) A rerun
@@ -14,6 +16,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
 from afm.artifact import load
+from afm.plan_report import describe_plan
 from conf.schema import Config, digest
 from features import tables
 from features.spec import ITEM, USER
@@ -34,6 +37,11 @@ def main(config: Config) -> None:
     prepared = tables.prepared_with(spark, config, newest, model.manifest.spec, print)
     model.require(prepared.spec)
     items = load_items(spark, config, prepared, model)
+    if config.score.explain_plan:
+        users = tables.read(spark, root, "users", prepared.versions["users"]).count()
+        plan = describe_plan(items.side, users, len(items.keys), 1, config.score.top_k)
+        print(f"score: {config.model.name}, {plan}")
+        return
     metadata = {
         "job": "score",
         "config": digest(config.model_dump_json()),

@@ -209,7 +209,7 @@ def test_scores_are_the_same_to_the_last_bit_when_users_come_in_other_blocks(
     for users in ([0], [149, 3], list(range(70, 140)), list(range(149, -1, -1))):
         part = Case(**{**vars(case), "users": {n: c[users] for n, c in case.users.items()}})
         np.testing.assert_array_equal(all_logits(part, side), whole[users])
-    with patch.object(scoring, "_GROUP", 64):
+    with patch.object(scoring, "USERS_AT_ONCE", 64):
         np.testing.assert_array_equal(all_logits(case, side), whole)
 
 
