@@ -71,6 +71,16 @@ class Manifest(Section):
 
 
 @dataclass(frozen=True)
+class Shares:
+    """Where the time of training steps went, on each rank: shares of 1. The rest is computing."""
+
+    data: tuple[float, ...] = ()
+    """Waiting for the reader."""
+    ranks: tuple[float, ...] = ()
+    """Talking to the other ranks, and waiting for them (on GPUs, for what is computed, too)."""
+
+
+@dataclass(frozen=True)
 class Epoch:
     """A point of the learning curves."""
 
@@ -79,6 +89,7 @@ class Epoch:
     """Mean loss of the training rows, as met on the way, penalties aside."""
     validation: Metrics
     samples_per_second: float
+    time: Shares = Shares()
 
 
 _CURVES = TypeAdapter(tuple[Epoch, ...])

@@ -50,7 +50,8 @@ def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor
     """
     for kernel in (cpu, gpu):
         if kernel.serves(v, W, b, h, pair_bias):
-            return kernel.attention_pool(v, W, b, h, pair_bias)
+            pooled: Tensor = kernel.attention_pool(v, W, b, h, pair_bias)
+            return pooled
     return plain_attention_pool(v, W, b, h, pair_bias)
 
 

@@ -1,7 +1,7 @@
 """How a training run shows that it moves: a line per epoch, and one that lives within it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TextIO
 
 from afm.artifact import Epoch
@@ -73,7 +73,9 @@ class Progress:
         self._write(
             f"epoch {epoch.number}/{epochs}  loss {epoch.train_loss:.4f}  "
             f"validation AUC {metrics.auc:.4f}  log loss {metrics.log_loss:.4f}  "
-            f"{epoch.samples_per_second:,.0f} samples/s{'  best' if best else ''}"
+            f"{epoch.samples_per_second:,.0f} samples/s  "
+            f"waiting for data {_mean(epoch.time.data):.0%}  "
+            f"communicating {_mean(epoch.time.ranks):.0%}{'  best' if best else ''}"
         )
 
     def note(self, text: str) -> None:
@@ -91,6 +93,10 @@ class Progress:
         else:
             self._stream.write(line + "\n")
         self._stream.flush()
+
+
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / max(len(shares), 1)
 
 
 def _duration(seconds: float) -> str:

@@ -16,6 +16,7 @@ from horovod.common.exceptions import HorovodInternalError
 from torch import Tensor
 
 from afm.errors import ModelError, TrainError
+from afm.stopwatch import Stopwatch
 
 T = TypeVar("T")
 
@@ -41,6 +42,8 @@ class Ranks:
         """Its number among those on this machine."""
         self.local_size: int = hvd.local_size()
         """How many of them are on this machine."""
+        self.watch = Stopwatch()
+        """Of the time that it talks to others, or waits for them."""
 
     @property
     def leads(self) -> bool:
@@ -118,7 +121,7 @@ class Ranks:
         Raises:
             RankLost: Another rank has failed.
         """
-        total: Tensor = _together(lambda: hvd.allreduce(values, name="sum", op=hvd.Sum))
+        total: Tensor = self._together(lambda: hvd.allreduce(values, name="sum", op=hvd.Sum))
         return total
 
     def gather(self, *tables: Tensor) -> list[Tensor]:
@@ -133,7 +136,9 @@ class Ranks:
         Raises:
             RankLost: Another rank has failed.
         """
-        everyones: list[Tensor] = _together(lambda: hvd.grouped_allgather(tables, name="gather"))
+        everyones: list[Tensor] = self._together(
+            lambda: hvd.grouped_allgather(tables, name="gather")
+        )
         return everyones
 
     def share(self, text: str) -> str:
@@ -148,7 +153,7 @@ class Ranks:
         Raises:
             RankLost: Another rank has failed.
         """
-        shared: str = _together(lambda: hvd.broadcast_object(text, root_rank=0))
+        shared: str = self._together(lambda: hvd.broadcast_object(text, root_rank=0))
         return shared
 
     def copy(self, tensors: Mapping[str, Tensor]) -> None:
@@ -160,7 +165,14 @@ class Ranks:
         Raises:
             RankLost: Another rank has failed.
         """
-        _together(lambda: hvd.broadcast_parameters(dict(tensors), root_rank=0))
+        self._together(lambda: hvd.broadcast_parameters(dict(tensors), root_rank=0))
+
+    def _together(self, operation: Callable[[], T]) -> T:
+        with self.watch.running():
+            try:
+                return operation()
+            except HorovodInternalError as error:
+                raise RankLost(f"another rank has failed: {error}") from None
 
 
 def work_together(work: Callable[[Ranks], T]) -> T:
@@ -203,10 +215,3 @@ class _Nothing(State):  # type: ignore[misc]
 
     def sync(self) -> None:
         """Has nothing to tell."""
-
-
-def _together(operation: Callable[[], T]) -> T:
-    try:
-        return operation()
-    except HorovodInternalError as error:
-        raise RankLost(f"another rank has failed: {error}") from None

@@ -6,10 +6,10 @@ ranks, with the same weights as one that was not. Every random choice follows fr
 step, rank).
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import torch
@@ -19,6 +19,7 @@ from afm import checkpoint
 from afm.artifact import (
     Epoch,
     Manifest,
+    Shares,
     TableVersion,
     identity_of,
     libraries,
@@ -42,6 +43,7 @@ from afm.ranks import Ranks
 from afm.reader import Batch, Part, open_part
 from afm.schedule import learning_rate, quality
 from afm.slots import Layout
+from afm.stopwatch import Stopwatch
 from afm.tables import read_prepared, table_uri
 from conf.schema import Config, Loss, StopOn, TrainConfig
 from features.spec import Prepared
@@ -107,9 +109,9 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
     settings = config.train
     with Writer(plan.folder) as writer:
         while not is_over(trainee.position.curves, settings):
-            loss, speed = _train_epoch(plan, trainee, ranks, progress, writer, device)
+            loss, speed, time = _train_epoch(plan, trainee, ranks, progress, writer, device)
             validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
-            epoch = Epoch(len(trainee.position.curves) + 1, loss, validation, speed)
+            epoch = Epoch(len(trainee.position.curves) + 1, loss, validation, speed, time)
             trainee.position = Position(curves=(*trainee.position.curves, epoch))
             if ranks.leads:
                 best = best_epoch(trainee.position.curves, settings.stop_on)
@@ -255,11 +257,11 @@ def _train_epoch(
     progress: Progress,
     writer: Writer,
     device: torch.device,
-) -> tuple[float, float]:
+) -> tuple[float, float, Shares]:
     """Trains on what is left of an epoch.
 
     Returns:
-        The mean log loss of all of its rows, penalties aside, and the rows per second.
+        The mean log loss of all of its rows, penalties aside; rows per second; where time went.
     """
     settings, model = plan.config.train, trainee.model
     model.train()
@@ -268,10 +270,11 @@ def _train_epoch(
     start = torch.tensor(before.sums_of(ranks.rank, ranks.size), dtype=torch.float64)
     sums = start.clone()  # of losses and of weights
     rows_before = rows_done = min(before.steps * settings.batch_size, plan.train.rows)  # or so
-    begin = time.monotonic()
+    begin, talked, reading = monotonic(), ranks.watch.seconds, Stopwatch()
     progress.start_epoch(rows_before)
     shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
-    for step, batch in enumerate(plan.train.batches(shuffle, before.legs), before.steps + 1):
+    batches = reading.waiting_for(plan.train.batches(shuffle, before.legs))
+    for step, batch in enumerate(batches, before.steps + 1):
         # Dropout draws from torch's own generator; other ranks drop other numbers.
         _generator(device).manual_seed(_seed(settings.seed, number, step, ranks.rank))
         rows, x, labels, counts = _tensors(batch, device)
@@ -302,10 +305,14 @@ def _train_epoch(
             if ranks.leads:
                 _keep(plan, trainee, writer)
             ranks.let_in()
-    speed = (rows_done - rows_before) / (time.monotonic() - begin)
+    seconds = monotonic() - begin
+    mine = torch.tensor([[reading.seconds, ranks.watch.seconds - talked]]) / seconds
+    (shares,) = ranks.gather(mine)  # (ranks, 2)
+    time = Shares(*(tuple(each) for each in shares.T.tolist()))
+    speed = (rows_done - rows_before) / seconds
     loss, weight = ranks.sum(sums).tolist()
     _check_finite(loss, number, settings, ranks)
-    return loss / weight, speed
+    return loss / weight, speed, time
 
 
 def _check_finite(loss: float, number: int, settings: TrainConfig, ranks: Ranks) -> None:

@@ -147,6 +147,10 @@ def test_killed_runs_end_with_the_weights_of_an_uninterrupted_one(
         (e.train_loss, e.validation) for e in read_curves(straight.folder)
     ]
     assert not (resumed.folder / "checkpoint").exists()
+    for epoch in read_curves(resumed.folder):
+        assert len(epoch.time.data) == len(epoch.time.ranks) == 2
+        for data, ranks in zip(epoch.time.data, epoch.time.ranks, strict=True):
+            assert data > 0 and ranks > 0 and data + ranks < 1
 
 
 @pytest.mark.slow

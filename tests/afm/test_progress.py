@@ -4,11 +4,17 @@ import io
 
 import pytest
 
-from afm.artifact import Epoch
+from afm.artifact import Epoch, Shares
 from afm.progress import Progress
 from tests.afm.some_metrics import metrics_of
 
-EPOCH = Epoch(2, 0.6123, metrics_of(auc=0.7512, log_loss=0.5555), 12_345.6)
+EPOCH = Epoch(
+    2,
+    0.6123,
+    metrics_of(auc=0.7512, log_loss=0.5555),
+    12_345.6,
+    Shares((0.01, 0.03), (0.1, 0.04)),
+)
 
 
 class Terminal(io.StringIO):
@@ -38,6 +44,7 @@ def test_epochs_are_lines_of_a_log(clock: Clock) -> None:
     progress.epoch(EPOCH, epochs=20, best=True)
     progress.epoch(EPOCH, epochs=20, best=False)
     line = "epoch 2/20  loss 0.6123  validation AUC 0.7512  log loss 0.5555  12,346 samples/s"
+    line += "  waiting for data 2%  communicating 7%"
     assert stream.getvalue() == f"{line}  best\n{line}\n"
 
 
