@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test bench bench-features lint lock dist clean
+.PHONY: help setup demo test bench bench-features bench-train lint lock dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -15,10 +15,15 @@ demo: setup ## from raw logs to recommendations, on a small public data set
 test: setup ## run the tests
 	pytest
 
-bench: bench-features ## measure everything side by side with its peers, into build/bench/
+bench: bench-features bench-train ## measure everything side by side with its peers, into build/bench/
 
 bench-features: setup ## fit and transform against Spark ML (about 25 minutes; makes 20 million rows)
 	spark-submit --properties-file conf/spark.conf --driver-memory 2g benchmarks/bench_features.py
+
+bench-train: setup ## training against DeepCTR-Torch, FuxiCTR and plain torch (about half an hour)
+	uv venv -q --allow-existing --python .venv/bin/python build/bench/peers
+	uv pip install -q --python build/bench/peers/bin/python -r benchmarks/peers.txt
+	python benchmarks/bench_train.py
 
 lint: setup ## check style, types and who imports whom
 	ruff check && ruff format --check

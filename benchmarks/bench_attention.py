@@ -64,6 +64,13 @@ def compare(fields: int) -> dict[str, list[float]]:
     return seconds
 
 
+def share_of_peak(fields: int, seconds: dict[str, list[float]]) -> float:
+    """What the forward reaches of the machine's peak."""
+    operations = ROWS * fields * (fields - 1) * UNITS * SIZE
+    forward, peak = median(seconds["fused forward"]), median(seconds["peak"])
+    return operations / forward / (2 * 1024**3 / peak)
+
+
 def main() -> None:
     torch.set_num_threads(1)
     report: dict[str, object] = {
@@ -77,8 +84,7 @@ def main() -> None:
         report[f"seconds, F={fields}"] = seconds
         middle = {name: median(runs) for name, runs in seconds.items()}
         fused, plain = ROWS / middle["fused"], ROWS / middle["plain"]
-        operations = ROWS * fields * (fields - 1) * UNITS * SIZE
-        share = operations / middle["fused forward"] / (2 * 1024**3 / middle["peak"])
+        share = share_of_peak(fields, seconds)
         ratios[f"fused / plain, F={fields}"] = fused / plain
         ratios[f"share of peak in forward, F={fields}"] = share
         print(

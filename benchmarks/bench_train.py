@@ -18,8 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from statistics import median
 
+import torch
 import yaml
 
+from benchmarks.bench_attention import compare, share_of_peak
 from benchmarks.side_by_side import FOLDER, write
 
 ROOT = FOLDER / "train"
@@ -38,7 +40,7 @@ def main(arguments: list[str]) -> None:
     """Measures and writes build/bench/train.json."""
     runs = int(arguments[0].removeprefix("runs=")) if arguments else 3
     contenders: dict[str, Contender] = {
-        "AFM on Spark": ours(ranks=1),
+        "AFM on Spark": ours(ranks=1),  # with as many threads as there are cores
         "2 ranks": ours(ranks=2),
         **{name: peer(name, TUNED) for name in ("deepctr", "fuxictr", "torch", "compile")},
         "deepctr untuned": peer("deepctr", {}),
@@ -58,7 +60,9 @@ def main(arguments: list[str]) -> None:
         shape: {name: median(runs_of) for name, runs_of in those.items()}
         for shape, those in speeds.items()
     }
-    ratios = ratios_of(medians)
+    torch.set_num_threads(1)
+    share = share_of_peak(39, compare(39))
+    ratios = ratios_of(medians) | {"peak_share_forward": share}
     for name, ratio in ratios.items():
         print(f"{name:<26} {ratio:.2f}")
     print(write("train", ratios, rows_per_second=speeds))
@@ -138,6 +142,7 @@ def ours(ranks: int) -> Contender:
             "train.batch_size": BATCH,
             "model.embedding_size": SIZE,
             "model.attention_size": UNITS,
+            "model.embedding_dropout": 0,  # as the peers
         }
         run([*command, *(f"{key}={value}" for key, value in options.items())])
         epochs = json.loads((models / f"run{number}" / "curves.json").read_text())
