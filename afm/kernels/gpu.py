@@ -121,7 +121,7 @@ def _forward(tensors: list[Tensor], keep: bool) -> list[Tensor]:
     pooled = _numbers(v, rows, v.shape[2])
     logits = _numbers(v, len(pair_bias), kept_rows)
     largest, total = _numbers(v, kept_rows), _numbers(v, kept_rows)
-    with torch.cuda.device_of(v):
+    with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
         kernels.forward[_grid(rows)](
             *(*tensors, pooled, logits, largest, total, rows, fields), KEEP=keep, **_constants(v, W)
         )
@@ -139,7 +139,7 @@ def _backward(
     dv = _numbers(v, *v.shape)
     shapes = (W.shape, b.shape, h.shape, (len(kept[1]),))
     parts = [_numbers(v, programs, *shape) for shape in shapes]
-    with torch.cuda.device_of(v):
+    with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
         kernels.backward[_grid(rows)](
             *(v, W, b, h, *kept, grad, dv, *parts, rows, fields), **_constants(v, W)
         )
