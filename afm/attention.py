@@ -48,10 +48,10 @@ def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor
 
     Source: Xiao et al., "Attentional Factorization Machines", IJCAI 2017, eq. 5 and 6.
     """
-    for kernel in (cpu, gpu):
-        if kernel.serves(v, W, b, h, pair_bias):
-            pooled: Tensor = kernel.attention_pool(v, W, b, h, pair_bias)
-            return pooled
+    if cpu.serves(v, W, b, h, pair_bias):
+        return cpu.attention_pool(v, W, b, h, pair_bias)
+    if gpu.serves(v, W, b, h, pair_bias):
+        return gpu.attention_pool(v, W, b, h, pair_bias)
     return plain_attention_pool(v, W, b, h, pair_bias)
 
 

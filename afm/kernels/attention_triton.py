@@ -12,10 +12,11 @@ it needs relu's mask and ∂h, so a tile of units is independent of the others. 
 up ∂v of its rows in memory, and leaves its part of the other gradients, to be summed in one order:
 there are no atomics, and the result does not depend on timing.
 
-Registers hold a tile of W, its gradient and, per row, K products and their gradients. Hence A_TILE:
-all units, or as many as make 64·64 numbers of W; and the bound on ROWS in
-:func:`fitting`. Compiled for sm_80, no float32 kernel of up to K = 128 then spills more than a few
-registers; K = 256 is the end.
+Registers hold a tile of W, its gradient and, per row, K products and their gradients. Hence A_TILE,
+all units or as many as make 64·64 numbers of W, and the bound on ROWS in :func:`fitting`: any F and
+any A are served. Compiled for sm_80, K = 16 to 128 then fits into registers. With K = 256 backward
+spills some hundred bytes per thread, and above it is left to plain torch. (Products of float32 do
+not go to tensor cores: TF32 would round their factors to 10 bits.)
 
 Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attention units.
 """

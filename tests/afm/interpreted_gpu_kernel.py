@@ -34,7 +34,7 @@ def assert_like_float64(inputs: list[Tensor], grad: Tensor, tolerance: float = 1
         assert torch.equal(attention_pool(*inputs), actual[0])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 40),
