@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test bench bench-features bench-train lint lock dist clean
+.PHONY: help setup demo test test-faults bench bench-features bench-train lint lock dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -14,6 +14,9 @@ demo: setup ## from raw logs to recommendations, on a small public data set
 
 test: setup ## run the tests
 	pytest
+
+test-faults: setup ## kill training processes at many moments and see that nothing is lost
+	pytest -m faults
 
 bench: bench-features bench-train ## measure everything side by side with its peers, into build/bench/
 

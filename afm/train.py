@@ -267,8 +267,10 @@ def _train_epoch(
     model.train()
     before = trainee.position
     number = len(before.curves) + 1
-    start = torch.tensor(before.sums_of(ranks.rank, ranks.size), dtype=torch.float64)
-    sums = start.clone()  # of losses and of weights
+    loss_before, weight_before = before.sums_of(ranks.rank, ranks.size)
+    # Losses stay on the device: to fetch them, the trainer would wait for each step.
+    loss = torch.tensor(loss_before, dtype=torch.float64, device=device)
+    weight = weight_before
     rows_before = rows_done = min(before.steps * settings.batch_size, plan.train.rows)  # or so
     begin, talked, reading = monotonic(), ranks.watch.seconds, Stopwatch()
     progress.start_epoch(rows_before)
@@ -288,19 +290,20 @@ def _train_epoch(
         steps_before = (number - 1) * plan.train.steps + step - 1
         rate = learning_rate(settings, before.curves, steps_before, plan.train.steps)
         trainee.optimizers.step(ranks, rate, *looked_up(rows, x, *of_look_ups))
-        sums += torch.tensor([sum_of_losses.item(), batch.weight], dtype=torch.float64)
+        loss += sum_of_losses
+        weight += batch.weight
         rows_done += batch.global_rows
         if ranks.leads and progress.due:
-            loss, weight = (sums - start).tolist()
-            mean = loss / max(weight, 1e-9)
+            mean = (loss.item() - loss_before) / max(weight - weight_before, 1e-9)
             progress.within(number, settings.epochs, rows_done, plan.train.rows, mean)
         if settings.checkpoint_steps and step % settings.checkpoint_steps == 0:
-            (everyones,) = ranks.gather(sums.unsqueeze(0))  # (size, 2)
+            sums = torch.tensor([[loss.item(), weight]], dtype=torch.float64)
+            (everyones,) = ranks.gather(sums)  # (size, 2)
             _check_finite(everyones.sum().item(), number, settings, ranks)
             trainee.position = Position(
                 curves=before.curves,
                 legs=onward(before.legs, ranks.size, step - before.steps),
-                sums=tuple((loss, weight) for loss, weight in everyones.tolist()),
+                sums=tuple((a, b) for a, b in everyones.tolist()),
             )
             if ranks.leads:
                 _keep(plan, trainee, writer)
@@ -310,9 +313,9 @@ def _train_epoch(
     (shares,) = ranks.gather(mine)  # (ranks, 2)
     time = Shares(*(tuple(each) for each in shares.T.tolist()))
     speed = (rows_done - rows_before) / seconds
-    loss, weight = ranks.sum(sums).tolist()
-    _check_finite(loss, number, settings, ranks)
-    return loss / weight, speed, time
+    sums = ranks.sum(torch.tensor([loss.item(), weight], dtype=torch.float64))
+    _check_finite(sums[0].item(), number, settings, ranks)
+    return (sums[0] / sums[1]).item(), speed, time
 
 
 def _check_finite(loss: float, number: int, settings: TrainConfig, ranks: Ranks) -> None:

