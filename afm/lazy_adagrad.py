@@ -9,7 +9,7 @@ Letters: N look-ups, U distinct rows among them, R rows of the tables, K embeddi
 import torch
 from torch import Tensor
 
-from afm.lazy_adam import sum_rows
+from afm.look_ups import sum_rows
 
 EPSILON = 1e-10  # as in torch.optim.Adagrad
 

@@ -18,7 +18,6 @@ K embedding, A attention units.
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -79,32 +78,23 @@ class FM(nn.Module):
 
     Args:
         layout: Where the fields stand.
-        embedding_size: K.
-        embedding_dropout: Dropout on the field vectors.
-        dropout: Dropout on the summed interactions.
-        init_std: Standard deviation of the initial embeddings.
+        config: The ``model`` section.
         generator: Draws the initial weights.
 
     Source: Rendle, ICDM 2010, eq. 1.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        *,
-        embedding_size: int,
-        embedding_dropout: float,
-        dropout: float,
-        init_std: float,
-        generator: Generator,
-    ) -> None:
+    def __init__(self, layout: Layout, config: ModelConfig, generator: Generator) -> None:
         super().__init__()
         self.fields = len(layout.inputs)
         self.bias = nn.Parameter(torch.zeros(()))
         self.linear = nn.Parameter(torch.zeros(layout.rows))
-        self.embedding = nn.Parameter(_normal((layout.rows, embedding_size), init_std, generator))
-        self.embedding_dropout = nn.Dropout(embedding_dropout)
-        self.dropout = nn.Dropout(dropout)
+        shape = (layout.rows, config.embedding_size)
+        self.embedding = nn.Parameter(_normal(shape, config.init_std, generator))
+        self.embedding_dropout = nn.Dropout(config.embedding_dropout)
+        """On the field vectors."""
+        self.dropout = nn.Dropout(config.dropout)
+        """On the summed, or pooled, interactions."""
         self.field_of_slot: Tensor
         self.register_buffer("field_of_slot", torch.tensor(layout.field_of_slot), persistent=False)
 
@@ -167,34 +157,15 @@ class FwFM(FM):
 
     Args:
         layout: Where the fields stand.
-        embedding_size: K.
-        embedding_dropout: Dropout on the field vectors.
-        dropout: Dropout on the summed interactions.
-        init_std: Standard deviation of the initial embeddings.
+        config: The ``model`` section.
         generator: Draws the initial weights.
 
     Source: Pan et al., WWW 2018.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        *,
-        embedding_size: int,
-        embedding_dropout: float,
-        dropout: float,
-        init_std: float,
-        generator: Generator,
-    ) -> None:
-        super().__init__(
-            layout,
-            embedding_size=embedding_size,
-            embedding_dropout=embedding_dropout,
-            dropout=dropout,
-            init_std=init_std,
-            generator=generator,
-        )
-        self.pair_weights = nn.Parameter(torch.ones(self.fields * (self.fields - 1) // 2))
+    def __init__(self, layout: Layout, config: ModelConfig, generator: Generator) -> None:
+        super().__init__(layout, config, generator)
+        self.pair_weights = nn.Parameter(torch.ones(math.comb(self.fields, 2)))
 
     def interaction(self, v: Tensor) -> Tensor:
         """What the pairs of fields add to the logits.
@@ -216,33 +187,22 @@ class Attention(nn.Module):
 
     Args:
         fields: F.
-        embedding_size: K.
-        attention_size: A.
-        pair_bias: Whether the bias per pair is learned; otherwise it stays 0.
-        uniform: Whether to start at h = 0, so that all pairs weigh the same.
+        config: The ``model`` section. With its scale ``pairs`` h starts at 0, so that all pairs
+            weigh the same; without its pair bias, that stays 0.
         generator: Draws the initial weights.
     """
 
-    def __init__(
-        self,
-        *,
-        fields: int,
-        embedding_size: int,
-        attention_size: int,
-        pair_bias: bool,
-        uniform: bool,
-        generator: Generator,
-    ) -> None:
+    def __init__(self, fields: int, config: ModelConfig, generator: Generator) -> None:
         super().__init__()
+        size, units = config.embedding_size, config.attention_size
         # As in the paper's own code: github.com/hexiangnan/attentional_factorization_machine
-        std = math.sqrt(2.0 / (attention_size + embedding_size))
-        self.W = nn.Parameter(_normal((attention_size, embedding_size), std, generator))
-        self.b = nn.Parameter(_normal((attention_size,), std, generator))
-        self.h = nn.Parameter(
-            torch.zeros(attention_size) if uniform else _normal((attention_size,), 1.0, generator)
-        )
+        std = math.sqrt(2.0 / (units + size))
+        self.W = nn.Parameter(_normal((units, size), std, generator))
+        self.b = nn.Parameter(_normal((units,), std, generator))
+        uniform = config.scale == "pairs"
+        self.h = nn.Parameter(torch.zeros(units) if uniform else _normal((units,), 1.0, generator))
         self.pair_bias = nn.Parameter(
-            torch.zeros(fields * (fields - 1) // 2), requires_grad=pair_bias
+            torch.zeros(math.comb(fields, 2)), requires_grad=config.pair_bias
         )
 
     def forward(self, v: Tensor) -> Tensor:
@@ -262,49 +222,18 @@ class AFM(FM):
 
     Args:
         layout: Where the fields stand.
-        embedding_size: K.
-        attention_size: A.
-        scale: ``pairs``: c = P and a start as FM; ``none``: c = 1, the paper's.
-        pair_bias: Whether the attention has a learned bias per pair.
-        embedding_dropout: Dropout on the field vectors.
-        dropout: Dropout on the pooled vector, as in the paper.
-        init_std: Standard deviation of the initial embeddings.
+        config: The ``model`` section. Its scale ``pairs`` is c = P and a start as FM, ``none`` is
+            c = 1, the paper's.
         generator: Draws the initial weights.
 
     Source: Xiao et al., IJCAI 2017, eq. 9.
     """
 
-    def __init__(
-        self,
-        layout: Layout,
-        *,
-        embedding_size: int,
-        attention_size: int,
-        scale: Literal["pairs", "none"],
-        pair_bias: bool,
-        embedding_dropout: float,
-        dropout: float,
-        init_std: float,
-        generator: Generator,
-    ) -> None:
-        super().__init__(
-            layout,
-            embedding_size=embedding_size,
-            embedding_dropout=embedding_dropout,
-            dropout=dropout,
-            init_std=init_std,
-            generator=generator,
-        )
-        self.scale = self.fields * (self.fields - 1) // 2 if scale == "pairs" else 1
-        self.attention = Attention(
-            fields=self.fields,
-            embedding_size=embedding_size,
-            attention_size=attention_size,
-            pair_bias=pair_bias,
-            uniform=scale == "pairs",
-            generator=generator,
-        )
-        self.p = nn.Parameter(torch.ones(embedding_size))
+    def __init__(self, layout: Layout, config: ModelConfig, generator: Generator) -> None:
+        super().__init__(layout, config, generator)
+        self.scale = math.comb(self.fields, 2) if config.scale == "pairs" else 1
+        self.attention = Attention(self.fields, config, generator)
+        self.p = nn.Parameter(torch.ones(config.embedding_size))
 
     def interaction(self, v: Tensor) -> Tensor:
         """What the pairs of fields add to the logits.
@@ -330,27 +259,8 @@ def build_model(layout: Layout, config: ModelConfig, seed: int) -> FM:
     Returns:
         The model. Two models of one seed and one K start from the same embeddings.
     """
-    generator = Generator().manual_seed(seed)
-    if config.name != "afm":
-        return (FM if config.name == "fm" else FwFM)(
-            layout,
-            embedding_size=config.embedding_size,
-            embedding_dropout=config.embedding_dropout,
-            dropout=config.dropout,
-            init_std=config.init_std,
-            generator=generator,
-        )
-    return AFM(
-        layout,
-        embedding_size=config.embedding_size,
-        attention_size=config.attention_size,
-        scale=config.scale,
-        pair_bias=config.pair_bias,
-        embedding_dropout=config.embedding_dropout,
-        dropout=config.dropout,
-        init_std=config.init_std,
-        generator=generator,
-    )
+    models = {"afm": AFM, "fm": FM, "fwfm": FwFM}
+    return models[config.name](layout, config, Generator().manual_seed(seed))
 
 
 def _normal(shape: tuple[int, ...], std: float, generator: Generator) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.optim import Adagrad, Adam, Optimizer
 
 from afm.lazy_adagrad import LazyAdagrad
-from afm.lazy_adam import LazyAdam, of_all_ranks, sum_rows
+from afm.lazy_adam import LazyAdam
+from afm.look_ups import of_all_ranks, sum_rows
 from afm.model import FM
 from afm.ranks import Ranks
 from conf.schema import TrainConfig

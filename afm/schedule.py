@@ -1,6 +1,6 @@
-"""The learning rate of a step, and what makes an epoch better than another.
+"""The learning rate of a step, which epoch is the best, and when training ends.
 
-Both follow from the epochs so far and the number of the step alone, so that a run that is resumed
+All follow from the epochs so far and the number of the step alone, so that a run that is resumed
 needs nothing more to go on as if it had not been interrupted.
 """
 
@@ -23,6 +23,36 @@ def quality(metrics: Metrics, stop_on: StopOn) -> float:
     """
     value: float = getattr(metrics, stop_on)
     return value if stop_on == "auc" else -value
+
+
+def best_epoch(curves: Sequence[Epoch], stop_on: StopOn) -> int:
+    """Number of the epoch with the best validation metric, the first of equals.
+
+    Args:
+        curves: The epochs so far, at least one.
+        stop_on: The metric.
+
+    Returns:
+        Its number, from 1.
+    """
+    return max(curves, key=lambda epoch: quality(epoch.validation, stop_on)).number
+
+
+def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
+    """Whether training ends here: no epochs left, or too many without a better one.
+
+    Args:
+        curves: The epochs so far.
+        settings: The ``train`` section.
+
+    Returns:
+        Whether it does.
+    """
+    if not curves:
+        return False
+    done = len(curves)
+    waited = done - best_epoch(curves, settings.stop_on)
+    return done >= settings.epochs or waited >= settings.patience
 
 
 def learning_rate(

@@ -6,9 +6,7 @@ ranks, with the same weights as one that was not. Every random choice follows fr
 step, rank).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from time import monotonic
 
 import numpy as np
@@ -16,52 +14,23 @@ import torch
 from torch import Tensor
 
 from afm import checkpoint
-from afm.artifact import (
-    Epoch,
-    Manifest,
-    Shares,
-    TableVersion,
-    identity_of,
-    libraries,
-    point_latest,
-    read_manifest,
-    revision,
-    run_folder,
-    save,
-)
+from afm.artifact import Epoch, Manifest, Shares, libraries, revision, save
 from afm.checkpoint import Checkpoint, Position, Writer
-from afm.errors import ArtifactError, TrainError
-from afm.lazy_adam import looked_up
+from afm.errors import TrainError
+from afm.look_ups import looked_up
 from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
 from afm.objective import gradients
 from afm.optimizers import Optimizers
 from afm.order import Shuffle, onward
-from afm.pretrained import Pretrained, find_pretrained, start_from
+from afm.pretrained import start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
-from afm.reader import Batch, Part, open_part
-from afm.schedule import learning_rate, quality
-from afm.slots import Layout
+from afm.reader import Batch, Part
+from afm.run import Plan, finished_run, make_plan
+from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch
-from afm.tables import read_prepared, table_uri
-from conf.schema import Config, Loss, StopOn, TrainConfig
-from features.spec import Prepared
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that a run reads, and where it writes."""
-
-    config: Config
-    prepared: Prepared
-    features: TableVersion
-    identity: str
-    folder: Path
-    pretrained: Pretrained | None
-    """What the model starts from, if that is not chance."""
-    train: Part
-    validation: Part
+from conf.schema import Config, Loss, TrainConfig
 
 
 @dataclass
@@ -124,102 +93,6 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
             ranks.let_in()
     text = _finish(plan, trainee, ranks).model_dump_json() if ranks.leads else ""
     return Manifest.model_validate_json(ranks.share(text))
-
-
-def make_plan(config: Config, rank: int, size: int) -> Plan:
-    """Finds the tables of a run and checks that they can be learned from.
-
-    Args:
-        config: The configuration.
-        rank: This rank.
-        size: How many there are.
-
-    Returns:
-        The plan.
-
-    Raises:
-        TableError: The prepared tables cannot be read.
-        TrainError: The tables were prepared with another configuration, or the training or
-            validation rows are none, or all of one class.
-        ArtifactError: ``model.pretrained`` names no run that the model can start from.
-    """
-    root = config.tables.root
-    prepared = read_prepared(root)
-    if problem := prepared.mismatch(config):
-        raise TrainError(problem)
-    features = TableVersion(path=table_uri(root, "features"), version=prepared.versions["features"])
-    layout = Layout.of(prepared.spec.inputs)
-    batch_size = config.train.batch_size
-    training, validation = (
-        open_part(
-            root,
-            features.version,
-            split,
-            layout,
-            weighted=prepared.weight is not None,
-            batch_size=batch_size,
-            rank=rank,
-            size=size,
-        )
-        for split in ("train", "validation")
-    )
-    _check_labels("training", training)
-    _check_labels("validation", validation)
-    pretrained = find_pretrained(config, prepared.spec)
-    identity = identity_of(
-        config, prepared.spec, features, None if pretrained is None else pretrained.identity
-    )
-    folder = run_folder(config, identity)
-    return Plan(config, prepared, features, identity, folder, pretrained, training, validation)
-
-
-def finished_run(plan: Plan) -> Manifest | None:
-    """Looks for the finished run of a plan, and makes it the latest.
-
-    Args:
-        plan: The plan.
-
-    Returns:
-        Its manifest, or None if it is not finished.
-
-    Raises:
-        ArtifactError: The folder holds a run of another configuration.
-    """
-    manifest = read_manifest(plan.folder)
-    if manifest is not None:
-        _check_identity(plan, manifest.identity)
-        point_latest(plan.folder)
-    return manifest
-
-
-def best_epoch(curves: Sequence[Epoch], stop_on: StopOn) -> int:
-    """Number of the epoch with the best validation metric, the first of equals.
-
-    Args:
-        curves: The epochs so far, at least one.
-        stop_on: The metric.
-
-    Returns:
-        Its number, from 1.
-    """
-    return max(curves, key=lambda epoch: quality(epoch.validation, stop_on)).number
-
-
-def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
-    """Whether training ends here: no epochs left, or too many without a better one.
-
-    Args:
-        curves: The epochs so far.
-        settings: The ``train`` section.
-
-    Returns:
-        Whether it does.
-    """
-    if not curves:
-        return False
-    done = len(curves)
-    waited = done - best_epoch(curves, settings.stop_on)
-    return done >= settings.epochs or waited >= settings.patience
 
 
 @torch.no_grad()
@@ -336,7 +209,7 @@ def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
     optimizers = Optimizers.of(model, settings)
     trainee = Trainee(model, optimizers, Position(), best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
-        _check_identity(plan, saved.identity)
+        plan.require(saved.identity)
         model.load_state_dict(dict(saved.weights))
         for name, tensor in optimizers.state.items():
             tensor.copy_(saved.optimizer[name])
@@ -391,24 +264,6 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
     save(plan.folder, weights, curves, manifest)
     checkpoint.remove(plan.folder)
     return manifest
-
-
-def _check_identity(plan: Plan, identity: str) -> None:
-    if identity != plan.identity:
-        raise ArtifactError(
-            f"{plan.folder} holds a run of another configuration or of other tables. "
-            "Choose another train.run, or delete the folder"
-        )
-
-
-def _check_labels(name: str, part: Part) -> None:
-    if not part.rows:
-        raise TrainError(f"there are no {name} rows; change `split`, or prepare more data")
-    if part.labels is not None and part.labels[0] == part.labels[1]:
-        raise TrainError(
-            f"all {part.rows:,} {name} rows have the label {part.labels[0]:g}: there is nothing "
-            "to tell apart. Check `label` in the configuration"
-        )
 
 
 def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

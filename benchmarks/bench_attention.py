@@ -8,21 +8,18 @@ torch's product of two 1024 × 1024 matrices reaches in the same session. The fo
 counts the 2·A·K operations of W e per row and pair and nothing else.
 """
 
-import json
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
 
 from afm.attention import attention_pool, plain_attention_pool
+from benchmarks.side_by_side import write
 
 ROWS, SIZE, UNITS = 4096, 16, 16
 RUNS = 9
-TARGET = Path("build/bench/attention.json")
 
 
 def random_inputs(fields: int) -> list[Tensor]:
@@ -73,15 +70,11 @@ def share_of_peak(fields: int, seconds: dict[str, list[float]]) -> float:
 
 def main() -> None:
     torch.set_num_threads(1)
-    report: dict[str, object] = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "shapes": {"B": ROWS, "K": SIZE, "A": UNITS},
-    }
+    details = {}
     ratios = {}
     for fields in (39, 10):
         seconds = compare(fields)
-        report[f"seconds, F={fields}"] = seconds
+        details[f"F={fields}"] = seconds
         middle = {name: median(runs) for name, runs in seconds.items()}
         fused, plain = ROWS / middle["fused"], ROWS / middle["plain"]
         share = share_of_peak(fields, seconds)
@@ -91,9 +84,7 @@ def main() -> None:
             f"F={fields}: {fused:,.0f} rows/s, plain torch {plain:,.0f} ({fused / plain:.1f} ×); "
             f"forward at {share:.0%} of the machine's peak"
         )
-    report["ratios"] = ratios
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(json.dumps(report, indent=2) + "\n")
+    print(write("attention", ratios, seconds=details))
 
 
 if __name__ == "__main__":

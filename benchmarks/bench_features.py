@@ -140,7 +140,7 @@ def by_us(spark: SparkSession, log: Path) -> Steps:
     watch.lap("fit")
     encoder = Encoder.of(spec, vocabulary.held)
     tables.write_arrow(vocabulary.held, config.tables.root, "vocabulary", {})
-    write_features(frame, encoder, frame, config.tables.root, {})
+    write_features(frame, groups, encoder, frame, config.tables.root, {})
     watch.lap("transform")
     return watch.steps
 

@@ -12,26 +12,26 @@ import os
 
 os.environ["THP_MEM_ALLOC_ENABLE"] = "1"  # as jobs/train.py sets it, before torch is imported
 
-import json
-import platform
 import time
-from pathlib import Path
 from statistics import median
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
-from afm.lazy_adam import LazyAdam, looked_up
+from afm.look_ups import looked_up
 from afm.model import build_model
+from afm.objective import gradients
+from afm.optimizers import Optimizers
+from afm.ranks import Ranks
 from afm.slots import Layout
-from conf.schema import ModelConfig
+from benchmarks.side_by_side import write
+from conf.schema import ModelConfig, TrainConfig
 from features.spec import Input
 
 BATCH, FIELDS, SIZE = 4096, 10, 16
 SMALL, LARGE = 10_000, 10_000_000
 BLOCKS, STEPS, WARM = 4, 12, 3
-TARGET = Path("build/bench/rows.json")
+SETTINGS, RANKS = TrainConfig(), Ranks()
 
 
 class Training:
@@ -49,10 +49,7 @@ class Training:
         ]
         self.layout = Layout.of(inputs)
         self.model = build_model(self.layout, ModelConfig(embedding_size=SIZE), seed=0).train()
-        self.lazy = LazyAdam(self.model.embedding, self.model.linear, 5e-3)
-        tables = ("embedding", "linear")
-        others = [p for name, p in self.model.named_parameters() if name not in tables]
-        self.dense = torch.optim.Adam(others, lr=5e-3)
+        self.optimizers = Optimizers.of(self.model, SETTINGS)
 
     def draw(self, g: torch.Generator, uniform: bool) -> Tensor:
         """Embedding rows of a batch (B, F)."""
@@ -62,12 +59,10 @@ class Training:
 
     def seconds_of_step(self, rows: Tensor, x: Tensor, labels: Tensor) -> float:
         start = time.perf_counter()
-        self.dense.zero_grad()
-        vectors, weights = (t.detach().requires_grad_() for t in self.model.look_up(rows))
-        logits = self.model.logits(vectors, weights, x)
-        binary_cross_entropy_with_logits(logits, labels).backward()
-        self.dense.step()
-        self.lazy.step(*looked_up(rows, x, vectors.grad, weights.grad))
+        _, *found = gradients(
+            self.model, rows, x, labels, None, SETTINGS, global_rows=BATCH, size=RANKS.size
+        )
+        self.optimizers.step(RANKS, SETTINGS.learning_rate, *looked_up(rows, x, *found))
         return time.perf_counter() - start
 
 
@@ -76,11 +71,7 @@ def main() -> None:
     g = torch.Generator().manual_seed(0)
     x, labels = torch.ones(BATCH, FIELDS), (torch.rand(BATCH, generator=g) < 0.5).float()
     trainings = {rows: Training(rows) for rows in (SMALL, LARGE)}
-    report: dict[str, object] = {
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        "shapes": {"B": BATCH, "F": FIELDS, "K": SIZE},
-    }
+    details = {}
     ratios = {}
     for name in ("uniform", "log-uniform"):
         seconds: dict[int, list[float]] = {SMALL: [], LARGE: []}
@@ -90,15 +81,13 @@ def main() -> None:
                 runs = [training.seconds_of_step(batch, x, labels) for batch in batches]
                 seconds[rows] += runs[WARM:]
         small, large = (median(seconds[rows]) for rows in (SMALL, LARGE))
-        report[f"seconds, {name}"] = seconds
+        details[name] = seconds
         ratios[f"{LARGE:,} rows / {SMALL:,} rows, {name}"] = large / small
         print(
             f"{name}: {1e3 * small:.1f} ms with {SMALL:,} rows, {1e3 * large:.1f} ms with "
             f"{LARGE:,} ({large / small:.2f} ×)"
         )
-    report["ratios"] = ratios
-    TARGET.parent.mkdir(parents=True, exist_ok=True)
-    TARGET.write_text(json.dumps(report, indent=2) + "\n")
+    print(write("rows", ratios, seconds=details))
 
 
 if __name__ == "__main__":

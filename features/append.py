@@ -9,6 +9,7 @@ from features.clean import join_sides
 from features.encoded_tables import load_encoder, write_features, write_sides
 from features.errors import DataError
 from features.interactions import add_interactions
+from features.row_groups import RowGroups
 from features.sources import pin
 from features.spec import SPLIT, SPLITS, Prepared
 from features.split import part
@@ -69,7 +70,9 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
 
     spec = before.spec
     encoder, vocabulary = load_encoder(spark, config, spec, before.versions["vocabulary"])
-    versions["features"] = write_features(added, encoder, vocabulary, root, metadata, append=True)
+    versions["features"] = write_features(
+        added, RowGroups.of(added), encoder, vocabulary, root, metadata, append=True
+    )
     versions |= write_sides(config, everything, accepted.sides, encoder, vocabulary, metadata)
     report(f"added the batch {name!r}")
 

@@ -1,7 +1,7 @@
 """Crosses: the pair of two fields' indices as a field of its own.
 
 A cross is missing where either parent is, and unseen where either parent or the pair is. Its
-vocabulary is keyed by the code ``index_a · cardinality_b + index_b``.
+vocabulary is keyed by the code of :func:`features.cross_table.codes_of`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from conf.schema import Cross
 from features.counting import COUNT, VALUE, grouped
-from features.cross_table import CrossTable, HashedPairs, ListedPairs
+from features.cross_table import CrossTable, HashedPairs, ListedPairs, codes_of
 from features.spec import FIRST
 from features.vocabulary import split_vocabulary
 
 
-def codes_of(
+def counts_by_code(
     a: NDArray[np.int32], b: NDArray[np.int32], counts: pa.Array, cardinality_b: int
 ) -> pa.Table:
     """Counts of pairs of indices, by their code.
@@ -33,8 +33,7 @@ def codes_of(
         unseen are left out.
     """
     known = (a >= FIRST) & (b >= FIRST)
-    codes = a[known].astype(np.int64) * cardinality_b + b[known]
-    values = pa.array(codes).cast(pa.string())
+    values = pa.array(codes_of(a[known], b[known], cardinality_b)).cast(pa.string())
     table = pa.table({VALUE: values, COUNT: counts.filter(pa.array(known))})
     return grouped(table)
 

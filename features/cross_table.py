@@ -36,7 +36,7 @@ class ListedPairs:
     """
 
     codes: NDArray[np.int64]
-    """a · cardinality_b + b for each pair, strictly rising (V,)."""
+    """The code of each pair, strictly rising (V,)."""
     indices: NDArray[np.int32]
     """The index of each pair (V,)."""
     cardinality_b: int
@@ -59,7 +59,7 @@ class ListedPairs:
         >>> table.look_up(np.array([2, 3, 3, 0]), np.array([2, 2, 1, 2]))
         array([2, 3, 1, 0], dtype=int32)
         """
-        codes = a.astype(np.int64) * self.cardinality_b + b
+        codes = codes_of(a, b, self.cardinality_b)
         place = np.searchsorted(self.codes, codes)
         # One entry more, so that a code beyond the last finds a place that is not its own.
         known = np.append(self.codes, -1)[place] == codes
@@ -81,10 +81,25 @@ class HashedPairs:
         >>> HashedPairs(1000, 3).look_up(np.array([2, 2, 1, 0]), np.array([2, 2, 2, 2]))
         array([122, 122,   1,   0], dtype=int32)
         """
-        codes = a.astype(np.uint64) * np.uint64(self.cardinality_b) + b.astype(np.uint64)
-        index = (mixed(codes) % np.uint64(self.buckets)).astype(np.int64) + FIRST
+        codes = codes_of(a, b, self.cardinality_b)
+        index = (mixed(codes.astype(np.uint64)) % np.uint64(self.buckets)).astype(np.int64) + FIRST
         index = np.where((a == UNSEEN) | (b == UNSEEN), UNSEEN, index)
         return np.where((a == MISSING) | (b == MISSING), MISSING, index).astype(np.int32)
+
+
+def codes_of(a: NDArray[Any], b: NDArray[Any], cardinality_b: int) -> NDArray[np.int64]:
+    """A number for each pair of indices: a · cardinality_b + b.
+
+    Args:
+        a: Indices of the first parent.
+        b: Indices of the second parent, of a shape that broadcasts with a's.
+        cardinality_b: Of the second parent.
+
+    Returns:
+        Codes, of the common shape.
+    """
+    codes: NDArray[np.int64] = a.astype(np.int64) * cardinality_b + b
+    return codes
 
 
 def mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:

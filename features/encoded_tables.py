@@ -46,6 +46,7 @@ def load_encoder(
 
 def write_features(
     interactions: DataFrame,
+    groups: RowGroups | None,
     encoder: Encoder,
     vocabulary: DataFrame,
     root: str,
@@ -57,6 +58,7 @@ def write_features(
 
     Args:
         interactions: The rows, as their files hold them.
+        groups: Their row groups, where Python can read them.
         encoder: The spec and its vocabularies.
         vocabulary: The whole vocabulary.
         root: Folder of the tables.
@@ -69,8 +71,7 @@ def write_features(
     spark = interactions.sparkSession
     carried = [*KEYS.values(), LABEL, WEIGHT, ROW, SAMPLED]
     keep = [c for c in carried if c in interactions.columns]
-    groups = None if is_url(root) or encoder.tails else RowGroups.of(interactions)
-    if groups is not None:
+    if groups is not None and not is_url(root) and not encoder.tails:
         folder = tables.table_path(root, "features")
         files = encode_files(spark, groups, encoder, keep, folder)
         schema = _arrow_schema(interactions, keep, encoder.spec.inputs)

@@ -33,7 +33,7 @@ from features.counting import (
     moments_of,
     unpacked,
 )
-from features.cross import codes_of
+from features.cross import counts_by_code
 from features.errors import DataError
 from features.impute import fill_of_number, fill_of_text
 from features.python_tasks import map_in_arrow
@@ -272,7 +272,7 @@ def _cross_vocabulary(cross: Cross, learned: _Learned, encoder: Encoder) -> Voca
         counts = counts.combine_chunks()
         columns = zip(cross.fields, (VALUE, SECOND), strict=True)
         a, b = (parents.indices(name, counts[c].chunk(0)) for name, c in columns)
-        return codes_of(a, b, counts[COUNT].chunk(0), cardinality_b)
+        return counts_by_code(a, b, counts[COUNT].chunk(0), cardinality_b)
 
     pairs = learned.counted(cross.name)
     if pairs.counts is not None:

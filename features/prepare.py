@@ -123,7 +123,7 @@ def learn_and_publish(
     report(f"learned {len(vocabulary):,} values of {len(spec.inputs)} fields from training rows")
 
     versions = versions | {"vocabulary": version}
-    versions["features"] = write_features(interactions, encoder, whole, root, metadata)
+    versions["features"] = write_features(interactions, groups, encoder, whole, root, metadata)
     versions |= write_sides(config, interactions, written.sides, encoder, whole, metadata)
     report(f"encoded {', '.join(name for name in versions if name not in _READABLE)}")
 

@@ -29,7 +29,7 @@ SCHEMA = pa.schema(
 class Vocabulary:
     """The values of all fields and of crosses, with their indices.
 
-    The vocabulary of a cross is keyed by the code of :func:`features.cross.codes_of`.
+    The vocabulary of a cross is keyed by the code of :func:`features.cross_table.codes_of`.
     """
 
     held: pa.Table

@@ -3,16 +3,15 @@
 Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attention units.
 """
 
-from ctypes import CDLL, c_int64, c_void_p
+from collections.abc import Sequence
+from ctypes import CDLL, c_double, c_int64, c_void_p
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from afm.kernels.compiled import load
-from afm.kernels.inputs import agree
+from afm.kernels.operation import agree, operate
 
 LANES = 16  # rows that are kept for backward come in multiples of it
 
@@ -25,7 +24,10 @@ def library() -> CDLL | None:
         The kernel; None where it cannot be compiled, which is logged once.
     """
     loss = "training goes without the fused attention kernel, many times slower"
-    return load("vectors.h", "attention.cpp", "step.cpp", otherwise=loss)
+    kernel = load("vectors.h", "attention.cpp", "step.cpp", otherwise=loss)
+    if kernel is not None:
+        kernel.afm_step.restype = c_double
+    return kernel
 
 
 def serves(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> bool:
@@ -64,32 +66,10 @@ def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor
     Returns:
         Pooled interactions (B, K).
     """
-    inputs = (v, W, b, h, pair_bias)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in inputs):
-        pooled: Tensor = _AttentionPool.apply(*inputs)  # type: ignore[no-untyped-call]
-        return pooled
-    return _forward([t.contiguous() for t in inputs], keep=False)[0]
+    return operate(_forward, _backward, v, W, b, h, pair_bias)
 
 
-class _AttentionPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
-        contiguous = [t.contiguous() for t in inputs]
-        pooled, *kept = _forward(contiguous, keep=True)
-        ctx.save_for_backward(*contiguous, *kept)
-        return pooled
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        v, W, b, h, pair_bias, *kept = ctx.saved_tensors
-        gradients = [torch.empty_like(t) for t in (v, W, b, h, pair_bias)]
-        _call("attention_pool_backward", v, W, b, h, *kept, grad.contiguous(), *gradients)
-        return tuple(gradients)
-
-
-def _forward(inputs: list[Tensor], keep: bool) -> list[Tensor]:
-    """Pooled interactions, and what backward needs: empty where it is not to be kept."""
+def _forward(inputs: Sequence[Tensor], keep: bool) -> tuple[Tensor, list[Tensor]]:
     v, W, *_, pair_bias = inputs
     rows = -(-len(v) // LANES) * LANES if keep else 0
     pooled = v.new_empty(v.shape[0], v.shape[2])
@@ -97,7 +77,14 @@ def _forward(inputs: list[Tensor], keep: bool) -> list[Tensor]:
     masks = torch.empty(len(weights) * -(-len(W) // 8), dtype=torch.uint8)
     inverse = v.new_empty(rows)
     _call("attention_pool_forward", *inputs, pooled, weights, masks, inverse)
-    return [pooled, weights, masks, inverse]
+    return pooled, [weights, masks, inverse]
+
+
+def _backward(inputs: Sequence[Tensor], kept: Sequence[Tensor], grad: Tensor) -> Sequence[Tensor]:
+    v, W, b, h, _ = inputs
+    gradients = [torch.empty_like(t) for t in inputs]
+    _call("attention_pool_backward", v, W, b, h, *kept, grad, *gradients)
+    return gradients
 
 
 def _call(function: str, v: Tensor, W: Tensor, *others: Tensor) -> None:

@@ -7,15 +7,14 @@ Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attentio
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from afm.kernels.inputs import agree
+from afm.kernels.operation import agree, operate
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 LARGEST_K = 256  # with more, not even 16 rows fit into registers
@@ -88,34 +87,13 @@ def attention_pool(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor
     Returns:
         Pooled interactions (B, K).
     """
-    tensors = (v, W, b, h, pair_bias)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
-        pooled: Tensor = _AttentionPool.apply(*tensors)  # type: ignore[no-untyped-call]
-        return pooled
-    return _forward([t.contiguous() for t in tensors], keep=False)[0].to(v.dtype)
+    return operate(_forward, _backward, v, W, b, h, pair_bias)
 
 
-class _AttentionPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, *tensors: Tensor) -> Tensor:
-        contiguous = [t.contiguous() for t in tensors]
-        kept = _forward(contiguous, keep=True)
-        ctx.save_for_backward(*contiguous, *kept)
-        return kept[0].to(tensors[0].dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:
-        v, W, b, h, _, *kept = ctx.saved_tensors
-        dv, *parts = _backward(v, W, b, h, kept, grad.contiguous())
-        return (dv.to(v.dtype), *(part.sum(dim=0).to(v.dtype) for part in parts))
-
-
-def _forward(tensors: list[Tensor], keep: bool) -> list[Tensor]:
-    """Pooled interactions in float32, and what else backward needs: empty if it is not kept."""
+def _forward(inputs: Sequence[Tensor], keep: bool) -> tuple[Tensor, list[Tensor]]:
     from afm.kernels import attention_triton as kernels  # Triton, which CPUs do without
 
-    v, W, *_, pair_bias = tensors
+    v, W, *_, pair_bias = inputs
     rows, fields, _ = v.shape
     kept_rows = rows if keep else 0
     pooled = _numbers(v, rows, v.shape[2])
@@ -123,28 +101,26 @@ def _forward(tensors: list[Tensor], keep: bool) -> list[Tensor]:
     largest, total = _numbers(v, kept_rows), _numbers(v, kept_rows)
     with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
         kernels.forward[_grid(rows)](
-            *(*tensors, pooled, logits, largest, total, rows, fields), KEEP=keep, **_constants(v, W)
+            *(*inputs, pooled, logits, largest, total, rows, fields), KEEP=keep, **_constants(v, W)
         )
-    return [pooled, logits, largest, total]
+    return pooled.to(v.dtype), [pooled, logits, largest, total]
 
 
-def _backward(
-    v: Tensor, W: Tensor, b: Tensor, h: Tensor, kept: list[Tensor], grad: Tensor
-) -> list[Tensor]:
-    """∂v, and the programs' parts of ∂W, ∂b, ∂h and ∂bias, in float32."""
+def _backward(inputs: Sequence[Tensor], kept: Sequence[Tensor], grad: Tensor) -> Sequence[Tensor]:
     from afm.kernels import attention_triton as kernels
 
+    v, W, b, h, pair_bias = inputs
     rows, fields, _ = v.shape
     programs = -(-rows // kernels.LEAST_ROWS)
     dv = _numbers(v, *v.shape)
-    shapes = (W.shape, b.shape, h.shape, (len(kept[1]),))
-    parts = [_numbers(v, programs, *shape) for shape in shapes]
+    # What the programs add to the gradients of the weights.
+    parts = [_numbers(v, programs, *t.shape) for t in (W, b, h, pair_bias)]
     with torch.cuda.device_of(v):  # type: ignore[no-untyped-call]
         kernels.backward[_grid(rows)](
             *(v, W, b, h, *kept, grad, dv, *parts, rows, fields), **_constants(v, W)
         )
     (used,) = _grid(rows)(kernels.backward.best_config.kwargs)
-    return [dv, *(part[:used] for part in parts)]
+    return [t.to(v.dtype) for t in (dv, *(part[:used].sum(dim=0) for part in parts))]
 
 
 def _numbers(like: Tensor, *shape: int) -> Tensor:

@@ -1,5 +1,5 @@
 // Rows of the embedding table and of the linear weights: gradients of what was looked up, summed
-// per row, and the step of lazy Adam along them. See afm/lazy_adam.py.
+// per row (afm/look_ups.py), and the step of lazy Adam along them (afm/lazy_adam.py).
 //
 // Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 //

@@ -39,7 +39,7 @@ def serves(*tensors: Tensor) -> bool:
 
 
 def sum_rows(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
-    """As :func:`afm.lazy_adam.sum_rows`, for gradients that the kernel :func:`serves`.
+    """As :func:`afm.look_ups.sum_rows`, for gradients that the kernel :func:`serves`.
 
     It runs on as many threads as torch does; their number does not change the result.
 

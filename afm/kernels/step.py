@@ -3,7 +3,7 @@
 Letters: B rows, S slots, F fields, P pairs of fields, K embedding, A attention units.
 """
 
-from ctypes import Structure, byref, c_double, c_float, c_int64, c_uint64, c_void_p
+from ctypes import Structure, byref, c_float, c_int64, c_uint64, c_void_p
 
 import torch
 from torch import Tensor
@@ -69,7 +69,6 @@ def gradients(
     dense = x.new_empty(sum(counts))
     kernel = cpu.library()
     assert kernel is not None  # as serves() has seen
-    kernel.afm_step.restype = c_double
     loss = kernel.afm_step(
         *map(c_int64, (size, model.fields, k, units, torch.get_num_threads())),
         *(c_void_p(_address(t)) for t in (attention.W, attention.b, attention.h)),

@@ -8,7 +8,8 @@ import sys
 import torch
 from torch import Tensor
 
-from afm.lazy_adam import LazyAdam, of_all_ranks
+from afm.lazy_adam import LazyAdam
+from afm.look_ups import of_all_ranks
 from afm.ranks import Ranks
 
 Batch = tuple[Tensor, Tensor, Tensor]

@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from afm.attention import attention_pool, plain_attention_pool
 from afm.kernels import gpu
-from tests.afm.test_kernels import pool_and_gradients, random_inputs
+from tests.afm.pooling import pool_and_gradients, random_inputs
 
 INTERPRETED = Path(__file__).with_name("interpreted_gpu_kernel.py")
 

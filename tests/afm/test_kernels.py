@@ -19,46 +19,36 @@ from afm.kernels import cpu, scoring
 from afm.kernels.compiled import CompileError, compiled
 from afm.model import build_model
 from afm.scoring import recommend
+from tests.afm.pooling import (  # noqa: F401 (the tests run here)
+    Check,
+    Pool,
+    assert_pools_like_float64,
+    pool_and_gradients,
+    random_inputs,
+    test_huge_logits,
+    test_nan_in_weights_reaches_every_row,
+    test_nan_stays_in_its_row,
+    test_neither_strides_nor_broadcast_gradients_matter,
+)
 from tests.afm.random_models import id_case
 from tests.afm.test_model import LAYOUT, MODELS, randomised, slots
 
 ONE = b'extern "C" int one() { return 1; }'
 
 
-def random_inputs(seed: int, rows: int, fields: int, size: int, units: int) -> list[Tensor]:
-    """v, W, b, h, pair_bias.
-
-    v, W and b are multiples of 1/4, 1/16 and 1/256, so that float32 computes W(v_i∘v_j) + b
-    without rounding, and relu bends at the same places as in float64: gradients jump there.
-    """
-    random = np.random.default_rng(seed)
-    arrays = [
-        random.integers(-6, 7, (rows, fields, size)) / 4,
-        random.integers(-16, 17, (units, size)) / 16,
-        random.integers(-128, 129, units) / 256,
-        random.normal(0, 0.5, units),
-        random.normal(0, 1, math.comb(fields, 2)),
-    ]
-    return [torch.tensor(array, dtype=torch.float32) for array in arrays]
-
-
-def pool_and_gradients(pool, inputs: list[Tensor], grad: Tensor) -> list[Tensor]:  # type: ignore[no-untyped-def]
-    """What it pools, and the gradients of all inputs."""
-    leaves = [t.clone().requires_grad_() for t in inputs]
-    pooled = pool(*leaves)
-    pooled.backward(grad.to(pooled.dtype))
-    return [pooled.detach(), *(leaf.grad for leaf in leaves)]
-
-
 def assert_like_float64(inputs: list[Tensor], grad: Tensor) -> None:
     assert cpu.serves(*inputs)
-    actual = pool_and_gradients(attention_pool, inputs, grad)
-    expected = pool_and_gradients(plain_attention_pool, [t.double() for t in inputs], grad)
-    for name, a, e in zip(("pooled", "v", "W", "b", "h", "bias"), actual, expected, strict=True):
-        error = (a - e).norm() / e.norm().clamp_min(1e-3)
-        assert error <= 1e-4, (name, error)
-    with torch.no_grad():  # which keeps nothing
-        assert torch.equal(attention_pool(*inputs), actual[0])
+    assert_pools_like_float64(attention_pool, inputs, grad)
+
+
+@pytest.fixture
+def pool() -> Pool:
+    return attention_pool
+
+
+@pytest.fixture
+def check() -> Check:
+    return assert_like_float64
 
 
 @settings(max_examples=60, deadline=None)
@@ -96,27 +86,6 @@ def test_products_of_pairs_are_not_kept() -> None:
     assert kept == sum(t.nbytes for t in inputs) + rows * pairs * (4 + units // 8) + 4 * rows
 
 
-def test_neither_strides_nor_broadcast_gradients_matter() -> None:
-    inputs = random_inputs(2, 20, 4, 6, 5)
-    strided = [t.movedim(0, -1).contiguous().movedim(-1, 0) for t in inputs]
-    assert not strided[0].is_contiguous()
-    grad = torch.tensor(2.0).expand(20, 6)
-    for a, b in zip(
-        pool_and_gradients(attention_pool, strided, grad),
-        pool_and_gradients(attention_pool, inputs, grad.contiguous()),
-        strict=True,
-    ):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("factor", [2.0**14, -(2.0**14), 2.0**100, -(2.0**100)])
-def test_huge_logits(factor: float) -> None:
-    v, W, b, h, bias = random_inputs(3, 50, 6, 8, 8)
-    whole = (4 * h).round() * factor  # no logit is rounded, in float32 either
-    assert whole.any()
-    assert_like_float64([v, W, b, whole, torch.zeros_like(bias)], torch.ones(50, 8))
-
-
 def test_infinite_logits_are_those_of_torch() -> None:
     v, W, b, h, bias = random_inputs(4, 5, 4, 3, 3)
     bias[2] = -math.inf
@@ -126,26 +95,6 @@ def test_infinite_logits_are_those_of_torch() -> None:
     bias[2] = math.inf
     assert attention_pool(v, W, b, h, bias).isnan().all()
     assert attention_pool(v, W, b, h, torch.full_like(bias, -math.inf)).isnan().all()
-
-
-def test_nan_stays_in_its_row() -> None:
-    inputs = random_inputs(5, 40, 4, 6, 9)
-    clean = pool_and_gradients(attention_pool, inputs, torch.ones(40, 6))
-    inputs[0][17, 2, 1] = math.nan
-    pooled, dv, *others = pool_and_gradients(attention_pool, inputs, torch.ones(40, 6))
-    rest = torch.arange(40) != 17
-    assert pooled[17].isnan().all() and dv[17].isnan().all()
-    assert torch.equal(pooled[rest], clean[0][rest])
-    assert torch.equal(dv[rest], clean[1][rest])
-    assert all(gradient.isnan().any() for gradient in others)
-
-
-@pytest.mark.parametrize("number", range(1, 5))
-def test_nan_in_weights_reaches_every_row(number: int) -> None:
-    inputs = random_inputs(6, 20, 4, 6, 9)
-    inputs[number].view(-1)[-1] = math.nan
-    inputs[2] += 100  # all units are on
-    assert attention_pool(*inputs).isnan().all()
 
 
 def test_threads_change_no_bit() -> None:

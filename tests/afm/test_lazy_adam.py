@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from afm.kernels import rows as kernel
-from afm.lazy_adam import LazyAdam, looked_up, plain_sum_rows, sum_rows
+from afm.lazy_adam import LazyAdam
+from afm.look_ups import looked_up, plain_sum_rows, sum_rows
 from afm.ranks import Ranks
 from tests.afm.lazy_steps import random_batch, random_tables, state_of, steps_of
 from tests.afm.test_train import command

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from afm.lazy_adam import looked_up
+from afm.look_ups import looked_up
 from afm.model import FM, build_model
 from afm.objective import gradients, losses
 from afm.optimizers import Optimizers, clip

@@ -27,8 +27,9 @@ from afm.optimizers import Optimizers
 from afm.order import Leg
 from afm.progress import Progress
 from afm.ranks import Ranks
+from afm.schedule import best_epoch, is_over
 from afm.slots import Layout
-from afm.train import best_epoch, is_over, train
+from afm.train import train
 from conf.load import load as load_config
 from conf.schema import L2, Config, ModelConfig, TrainConfig
 from features.spec import FeatureSpec

@@ -6,20 +6,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conf.schema import Cross
-from features.cross import codes_of, cross_tables
+from features.cross import counts_by_code, cross_tables
 
 CROSS = Cross(name="x", fields=("a", "b"))
 
 
-def test_codes_of_known_pairs_only() -> None:
+def test_counts_of_known_pairs_only() -> None:
     a, b = np.array([2, 0, 4, 5, 2], np.int32), np.array([3, 3, 1, 9, 3], np.int32)
-    table = codes_of(a, b, pa.array([1, 1, 1, 4, 2]), cardinality_b=10)
+    table = counts_by_code(a, b, pa.array([1, 1, 1, 4, 2]), cardinality_b=10)
     assert sorted(map(tuple, table.to_pandas().values)) == [("23", 3), ("59", 4)]
 
 
 def test_code_beyond_32_bits() -> None:
     a, b = np.array([2_000_000_000], np.int32), np.array([2], np.int32)
-    table = codes_of(a, b, pa.array([1]), cardinality_b=2_000_000_000)
+    table = counts_by_code(a, b, pa.array([1]), cardinality_b=2_000_000_000)
     assert table["value"].to_pylist() == [str(2_000_000_000 * 2_000_000_000 + 2)]
 
 

@@ -92,14 +92,11 @@ def encoded(spark, config: Config, folder: Path, *, from_files: bool) -> tuple[A
     frame = spark.read.parquet(str(folder))
     groups = RowGroups.of(frame)
     assert groups is not None and groups.rows == len(rows())
-    source = groups if from_files else frame
-    spec, vocabulary = fit(spark, config, source, FittedSplit(config=SplitConfig()))
+    groups = groups if from_files else None  # as of a store that Python cannot read
+    spec, vocabulary = fit(spark, config, groups or frame, FittedSplit(config=SplitConfig()))
     encoder = Encoder.of(spec, vocabulary.held)
-    shuffled = frame if from_files else frame.withColumn("label", frame["label"] + 0)
-    if not from_files:
-        shuffled.inputFiles = lambda: []  # as a store that Python cannot read
     version = write_features(
-        shuffled, encoder, vocabulary.frame(spark), config.tables.root, {"by": "test"}
+        frame, groups, encoder, vocabulary.frame(spark), config.tables.root, {"by": "test"}
     )
     table = read(spark, config.tables.root, "features", version).toPandas()
     for name in table.columns:
