@@ -85,7 +85,7 @@ def kill_all(run: subprocess.Popen[str]) -> None:
 
 def finish(config_file: Path, run: subprocess.Popen[str], models: str) -> tuple[Artifact, str]:
     """The model that a run ends with, and what it said."""
-    said, _ = run.communicate(timeout=120)
+    said, _ = run.communicate(timeout=300)
     assert run.returncode == 0, said
     return load(config_file.parent / models, "afm"), said
 
@@ -109,7 +109,7 @@ def steps_kept(models: Path) -> int:
 
 def wait_for(run: subprocess.Popen[str], what: Callable[[], bool]) -> None:
     """Waits for something to happen in a run."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not what():
         assert run.poll() is None and time.monotonic() < until, "it did not happen"
         time.sleep(0.002)
@@ -136,7 +136,7 @@ def test_killed_runs_end_with_the_weights_of_an_uninterrupted_one(
             workers(run)[whom].kill()
         else:
             kill_all(run)
-        said, _ = run.communicate(timeout=60)
+        said, _ = run.communicate(timeout=120)
         assert run.returncode != 0, said
 
     resumed, said = finish(config_file, start("-np", "2", models="killed"), "killed")
