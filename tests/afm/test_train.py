@@ -113,10 +113,10 @@ def test_adagrad_learns_what_was_planted_too(
     config = config_of(
         prepared_root,
         model={"name": name, "embedding_size": 8, "init_std": 0.3, "embedding_dropout": 0.0},
-        train={"epochs": 8, "batch_size": 64, "learning_rate": 0.1, "optimizer": "adagrad"},
+        train={"epochs": 16, "batch_size": 64, "learning_rate": 0.1, "optimizer": "adagrad"},
     )
     manifest, _ = run(config, ranks)
-    assert manifest.validation.auc > 0.73
+    assert manifest.validation.auc > 0.75
 
 
 @pytest.mark.parametrize("name", ["afm", "fm", "fwfm"])
