@@ -73,6 +73,9 @@ def explain_ranking(item_side: ItemSide, users: Columns, ranking: Ranking, n: in
     Raises:
         ValueError: Columns do not fit the layout.
     """
+    if n == 0:
+        nothing = np.zeros((len(ranking.user), 0), np.float32)
+        return Explanation(nothing.astype(str), nothing.astype(str), nothing, nothing)
     v, _ = pair_vectors(item_side, read_users(item_side, users), ranking.user, ranking.item)
     return _explain(item_side.parameters, v, n)
 

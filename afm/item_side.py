@@ -113,8 +113,12 @@ def prepare_items(
     *,
     context: Mapping[str, Any],
     crosses: Mapping[str, CrossTable],
+    shift: float | None = None,
 ) -> ItemSide:
     """Works out everything that does not depend on the user.
+
+    With the fused kernel, what a user and an item score does not depend on the other items, to the
+    last bit, if the shift is the same: so items may come in blocks, each an item side.
 
     Args:
         weights: The model's weights, as :meth:`Parameters.of` takes them.
@@ -124,6 +128,8 @@ def prepare_items(
             included. More columns do no harm.
         context: The encoded value of each context field, a list of them for ``multi``.
         crosses: The vocabulary of each cross of two different sides.
+        shift: Subtracted from attention logits, as another block's ``shift`` says; a number that
+            suits these items if left out.
 
     Returns:
         The item side. It can be pickled.
@@ -148,7 +154,8 @@ def prepare_items(
         rows = min(CHUNK, items - start)
         whole = complete_columns(layout, plan.item_fields, part, values, tables, rows)
         sides.append(read_side(parameters, plan.item_fields, whole, rows))
-    shift = _typical_logit(parameters, plan, sides[0]) if sides else 0.0
+    if shift is None:
+        shift = _typical_logit(parameters, plan, sides[0]) if sides else 0.0
     return ItemSide(
         parameters=parameters,
         plan=plan,
@@ -242,9 +249,10 @@ def one_sided_sums(
 
 
 def _typical_logit(parameters: Parameters, plan: Plan, items: Side) -> float:
-    """The largest attention logit of a typical user and item: a median over a sample.
+    """The largest attention logit of a typical user and item, roughly: a median over a sample.
 
-    Users are not known here; any of a field's embeddings stands for them.
+    Users are not known here; any of a field's embeddings stands for them. It is rounded, so that
+    a few items more or less leave it as it is.
     """
     generator = np.random.default_rng(0)
     layout = parameters.layout
@@ -254,7 +262,7 @@ def _typical_logit(parameters: Parameters, plan: Plan, items: Side) -> float:
             rows = layout.offsets[f] + generator.integers(field.cardinality, size=_SAMPLE)
             v[:, f] = parameters.embedding[rows]
     logits, _ = pair_terms(parameters, v)  # (sample, P)
-    return float(np.median(logits.max(axis=1)))
+    return 4.0 * round(float(np.median(logits.max(axis=1))) / 4.0)
 
 
 def _make_chunk(parameters: Parameters, plan: Plan, items: Side, shift: float, start: int) -> Chunk:
@@ -268,7 +276,8 @@ def _make_chunk(parameters: Parameters, plan: Plan, items: Side, shift: float, s
     return Chunk(
         start=start,
         items=items,
-        sums=one_sided_sums(parameters, items, plan.item_pairs, shift),
+        # In float64, so that rounded to float32 it does not depend on the items beside.
+        sums=one_sided_sums(parameters.double(), items, plan.item_pairs, shift),
         linear=items.linear() + np.float32(parameters.bias),
         domains=domains,
         profile=items.domain(sorted({f for fields in domains for f in fields})),

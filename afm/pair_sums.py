@@ -21,8 +21,6 @@ from afm.sides import Side
 ROWS = 32
 """Users of a tile. It never varies, for the last bit of a matrix product depends on its shape."""
 
-_PIECE = 64  # items at a time where a vector exists for each user and item
-
 Sums = NDArray[np.float32]
 
 
@@ -116,9 +114,10 @@ class PairSums:
         Returns:
             Its terms (pair planes, r, c).
         """
-        pieces = _parts(len(items), _PIECE)
-        terms = [self._terms_of_vectors(pair, tile, items[piece]) for piece in pieces]
-        return np.concatenate(terms, axis=2)
+        # Few items at a time, for a vector exists for each user and item, and always as many.
+        pieces = [padded(items[piece]) for piece in _parts(len(items), ROWS)]
+        terms = [self._terms_of_vectors(pair, tile, piece) for piece in pieces]
+        return np.concatenate(terms, axis=2)[:, :, : len(items)]
 
     def _terms_of_vectors(self, pair: Pair, tile: "Tile", items: NDArray[np.intp]) -> Sums:
         attention = self.item_side.parameters.attention

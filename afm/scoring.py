@@ -11,7 +11,7 @@ Letters: U users, I items, K items kept, T planes of sums, r users and c items o
 a chunk.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,6 +125,32 @@ def recommend_among(item_side: ItemSide, users: Columns, k: int, candidates: Pai
         v, linear = pair_vectors(item_side, side, user[block], item[block])
         # In float64, so that the float32 result does not depend on where a block begins.
         logits[block] = linear + interactions(parameters, v.astype(np.float64))
+    return _best(user, item, logits, k)
+
+
+def best_of(rankings: Sequence[Ranking], k: int) -> Ranking:
+    """The K best items of each user over several rankings, as one ranking of all items has them.
+
+    Args:
+        rankings: Rankings of the same users among different items, with positions among all items.
+        k: K.
+
+    Returns:
+        Equal logits rank by item position.
+    """
+    if len(rankings) == 1:
+        return rankings[0]
+    user, item, logits = (
+        np.concatenate([getattr(ranking, name) for ranking in rankings])
+        for name in ("user", "item", "logit")
+    )
+    return _best(user, item, logits, k)
+
+
+def _best(
+    user: NDArray[np.int64], item: NDArray[np.int64], logits: NDArray[np.float32], k: int
+) -> Ranking:
+    """The K best of some pairs, by user."""
     order = np.lexsort((item, -logits, user))
     user, item, logits = user[order], item[order], logits[order]
     rank = np.arange(len(user)) - np.searchsorted(user, user) + 1

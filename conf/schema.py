@@ -566,10 +566,53 @@ class TrainConfig(Section):
         return self
 
 
-class ScoreConfig(Section):
-    """Which recommendations are kept."""
+class EvaluateConfig(Section):
+    """How `jobs/evaluate.py` measures rankings of all items."""
 
+    ranking: bool = Field(
+        False,
+        description="Also rank all items for users of the test rows, and measure HR, recall, NDCG "
+        "and coverage next to popularity and Spark ALS; into the table `rankings`.",
+    )
+    top_k: int = Field(10, ge=1, description="K, the items of a ranking that count.")
+    users: int = Field(10_000, ge=1, description="Most users to rank for, chosen by a hash.")
+    als_rank: int = Field(32, ge=1, description="Length of the vectors of ALS.")
+
+
+class Context(Section):
+    """A situation that items are recommended for."""
+
+    name: str = Field(min_length=1, description="What the column `context` calls it.")
+    values: dict[str, Scalar | None] = Field(
+        default_factory=dict,
+        description="For context fields, values that their expressions give; those of "
+        "`score.context` hold for the others.",
+    )
+
+
+class ScoreConfig(Section):
+    """Which recommendations are kept, and how they are computed."""
+
+    mode: Literal["all", "changed"] = Field(
+        "all",
+        description="`changed` scores only what the tables' changes since the last run affect: "
+        "users that changed, and new items for all users. The result is that of `all`, which is "
+        "what happens if the model or this section changed.",
+    )
     top_k: int = Field(10, ge=1, description="Items kept for each user.")
+    min_score: float | None = Field(
+        None, ge=0, le=1, description="Least probability of a recommendation."
+    )
+    users: str | None = Field(
+        None,
+        description="Spark SQL condition over the columns of the table `users` (`user_key`, fields "
+        "with `encode: none` as they came, the others encoded): who gets recommendations.",
+    )
+    items: str | None = Field(
+        None,
+        description="Spark SQL condition over the columns of the table `items`, likewise: what is "
+        "recommended.",
+    )
     exclude_seen: tuple[Split, ...] = Field(
         (), description="Items that a user has in these parts of the log are not recommended."
     )
@@ -582,6 +625,11 @@ class ScoreConfig(Section):
         default_factory=dict,
         description="For each context field, a value that its expression gives.",
     )
+    contexts: tuple[Context, ...] = Field(
+        (),
+        description="Several situations, each with K items for each user; rows then have a column "
+        "`context`.",
+    )
     explain: int = Field(
         3, ge=0, description="Field pairs, by attention, that explain each recommendation."
     )
@@ -590,6 +638,33 @@ class ScoreConfig(Section):
         description="Say which pairs of fields are computed how often, and what that costs, "
         "and end without scoring.",
     )
+    items_per_block: int = Field(
+        262_144,
+        ge=1,
+        description="Items that a task holds at a time, prepared; a few hundred bytes each. With "
+        "more items, tasks take block after block.",
+    )
+    parts: int | None = Field(
+        None,
+        ge=1,
+        description="Slices of users. A run that was interrupted goes on after its last finished "
+        "slice. As many as take some minutes each if left out.",
+    )
+
+    @property
+    def situations(self) -> dict[str | None, dict[str, Scalar | None]]:
+        """The contexts to score in: values of context fields by name, None for a nameless one."""
+        if not self.contexts:
+            return {None: self.context}
+        return {c.name: self.context | c.values for c in self.contexts}
+
+    @model_validator(mode="after")
+    def _tells_contexts_apart(self) -> Self:
+        counts = Counter(c.name for c in self.contexts)
+        twice = [name for name, count in counts.items() if count > 1]
+        if twice:
+            raise ValueError(f"contexts: the name {twice[0]!r} is used twice")
+        return self
 
 
 class Tables(Section):
@@ -628,6 +703,7 @@ class Config(Section):
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     tables: Tables
 
@@ -723,8 +799,11 @@ class Config(Section):
                 if getattr(self.source, f"{side}s") is not None:
                     problems.append(f"source.{side}s needs keys.{side}")
         contexts = {f.name for f in self.fields if f.side == "context" and f.encode != "none"}
-        for name in sorted(self.score.context.keys() - contexts):
-            problems.append(f"score.context names {name!r}, which is no context field")
+        given = [("score.context", self.score.context)]
+        given += [(f"score.contexts.{n}", c.values) for n, c in enumerate(self.score.contexts)]
+        for where, values in given:
+            for name in sorted(values.keys() - contexts):
+                problems.append(f"{where} names {name!r}, which is no context field")
         return problems
 
     @property

@@ -5,29 +5,32 @@
 Every model that has finished training on the present tables is measured. Writes the Delta table
 `metrics`: one row per model with accuracy, AUC, F1, log loss, RMSE and calibration error; accuracy
 and F1 also at the threshold that was best on the validation rows; and, where there is a user key,
-GAUC: the AUC within each user, a mean weighted by the users' rows.
+GAUC: the AUC within each user, a mean weighted by the users' rows. With evaluate.ranking=true, also
+ranks all items for users of the test rows, next to popularity and Spark ALS, into `rankings`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
-from pyspark.sql import DataFrame, Window
+from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
 from afm.artifact import Artifact, load
 from afm.forward import Parameters, forward
 from afm.link import to_probability
 from afm.metrics import Metrics, State, compute, state_from_counts
+from afm.ranking_metrics import RankingMetrics
 from afm.slots import from_arrow
 from conf.schema import Config, Loss, ModelConfig, digest
 from features import tables
 from features.python_tasks import map_in_arrow
 from features.spec import LABEL, SPLIT, USER, WEIGHT, FeatureSpec
 from jobs.door import run
+from jobs.ranking_quality import measure_rankings
 from jobs.session import open_session
 
 CONSTANT = "constant rate"
@@ -85,6 +88,44 @@ def main(config: Config) -> None:
     }
     tables.write(frame.coalesce(1), root, "metrics", metadata)
     print(report(measured, "rows" if prepared.weight is None else "rows by weight"))
+    if config.evaluate.ranking:
+        found = measure_rankings(spark, config, prepared, artifacts)
+        write_rankings(spark, config, found, runs, metadata)
+        print(report_rankings(found, config.evaluate.top_k))
+
+
+def write_rankings(
+    spark: SparkSession,
+    config: Config,
+    found: Mapping[str, RankingMetrics],
+    runs: Mapping[str, str],
+    metadata: Mapping[str, str],
+) -> None:
+    """Replaces the table ``rankings``: a row per way of ranking."""
+    k = config.evaluate.top_k
+    rows = [
+        {"model": name, "run": runs.get(name), "k": k, **asdict(metrics)}
+        for name, metrics in found.items()
+    ]
+    numbers = "hit_rate DOUBLE, recall DOUBLE, ndcg DOUBLE, coverage DOUBLE, users BIGINT"
+    frame = spark.createDataFrame(rows, f"model STRING, run STRING, k INT, {numbers}")
+    tables.write(frame.coalesce(1), config.tables.root, "rankings", metadata)
+
+
+def report_rankings(found: Mapping[str, RankingMetrics], k: int) -> str:
+    """The ranking metrics as a table, for people to read."""
+    if not found:
+        return "no user liked an item of the test rows that it had not had before"
+    users = next(iter(found.values())).users
+    lines = [
+        f"all items ranked for {users:,} users, the best {k} against what they liked later",
+        "  model             HR  recall    NDCG  coverage",
+    ]
+    lines += [
+        f"  {name:<13} {m.hit_rate:>6.4f} {m.recall:>7.4f} {m.ndcg:>7.4f} {m.coverage:>9.4f}"
+        for name, m in found.items()
+    ]
+    return "\n".join(lines)
 
 
 def rivals(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:

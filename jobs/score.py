@@ -2,29 +2,54 @@
 
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml score.top_k=100
+    spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml mode=changed
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml \
         score.explain_plan=true
 
-Writes the Delta table `scores`: user_key, item_key, rank, probability, logit, explanation. (Of a
-model trained on squared loss, `logit` is its score, an estimate of 2 · probability - 1.) A rerun
-replaces it by the same rows, in one commit.
+Writes the Delta table `scores`: user_key, item_key, rank, probability, logit, explanation, and
+context if there are several. (Of a model trained on squared loss, `logit` is its score, an estimate
+of 2 · probability - 1.) A rerun replaces it by the same rows, in one commit; a run that was
+interrupted goes on where it stopped.
 """
 
 import time
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from pyspark.sql import DataFrame
+import numpy as np
+import pyarrow as pa
+from pyspark import StorageLevel
+from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from afm.artifact import load
+from afm.artifact import Artifact, load
 from afm.plan_report import describe_plan
 from conf.schema import Config, digest
 from features import tables
-from features.spec import ITEM, USER
+from features.errors import DataError
+from features.python_tasks import Work, map_in_arrow
+from features.spec import ITEM, USER, Prepared
 from jobs.door import run
-from jobs.scoring_tasks import load_items, score
+from jobs.score_changes import Changes, best_rows, find_changes
+from jobs.score_files import Written, writes_files
+from jobs.score_parts import close_run, default_parts, open_run, says_run, score_parts
+from jobs.scoring_tasks import (
+    CONTEXT,
+    Items,
+    Ranker,
+    arrow_schema,
+    chosen,
+    read_items,
+    score_schema,
+    with_places,
+)
 from jobs.session import open_session
 
 _USERS_SHOWN, _ITEMS_SHOWN = 3, 5
+_HOW = {"mode", "parts", "items_per_block", "explain_plan"}
+"""Keys of ``score`` that say how to go about it, and change no row."""
 
 
 def main(config: Config) -> None:
@@ -36,43 +61,172 @@ def main(config: Config) -> None:
     model = load(config.models_root, config.model.name, config.train.run)
     prepared = tables.prepared_with(spark, config, newest, model.manifest.spec, print)
     model.require(prepared.spec)
-    items = load_items(spark, config, prepared, model)
+    items = read_items(spark, config, prepared, model)
+    users = chosen(spark, config, "users", prepared.versions["users"], model)
     if config.score.explain_plan:
-        users = tables.read(spark, root, "users", prepared.versions["users"]).count()
-        plan = describe_plan(items.side, users, len(items.keys), 1, config.score.top_k)
-        print(f"score: {config.model.name}, {plan}")
+        print(plan(config, items, users.count()))
         return
-    metadata = {
-        "job": "score",
-        "config": digest(config.model_dump_json()),
-        "model": f"{config.model.name}/{model.manifest.run}",
-        "spec": prepared.spec.hash,
-        "users": str(prepared.versions["users"]),
-        "items": str(prepared.versions["items"]),
-    }
-    version = tables.write(score(spark, config, prepared, model, items), root, "scores", metadata)
+    metadata = describe(config, prepared, model)
+    version, kept = score(spark, config, prepared, users, items, metadata)
     scores = tables.read(spark, root, "scores", version)
-    counts = F.count(USER).alias("rows"), F.count_distinct(USER).alias("users")
-    (totals,) = scores.agg(*counts).collect()
     print(
-        f"score: {totals['rows']:,} recommendations for {totals['users']:,} users out of "
-        f"{len(items.keys):,} items in {time.monotonic() - started:.0f} s, "
+        f"score: {kept.rows:,} recommendations for {kept.users:,} users out of "
+        f"{len(items.table):,} items in {time.monotonic() - started:.0f} s, "
         f"{tables.table_path(root, 'scores')} version {version}"
     )
     shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
     known = tables.read(spark, root, "items", prepared.versions["items"])
-    print(sample(scores, known.select(ITEM, *shown), shown[0] if shown else ITEM))
+    print(sample(users, scores, known.select(ITEM, *shown), shown[0] if shown else ITEM))
 
 
-def sample(scores: DataFrame, items: DataFrame, name: str) -> str:
+def describe(config: Config, prepared: Prepared, model: Artifact) -> dict[str, str]:
+    """What the commit says of itself: what the rows were made from."""
+    return {
+        "job": "score",
+        "config": digest(config.model_dump_json()),
+        "model": f"{config.model.name}/{model.manifest.run}",
+        "weights": model.manifest.identity,
+        "spec": prepared.spec.hash,
+        "score": digest(config.score.model_dump_json(exclude=_HOW)),
+        **{name: str(prepared.versions[name]) for name in ("users", "items", "features")},
+    }
+
+
+def plan(config: Config, items: Items, users: int) -> str:
+    """What would be computed, in words."""
+    count = min(len(items.table), config.score.items_per_block)
+    context = next(iter(items.contexts))
+    side = items.side(context, np.arange(count))
+    contexts, k = len(items.contexts), config.score.top_k
+    return f"score: {config.model.name}, " + describe_plan(
+        side, users, len(items.table), contexts, k
+    )
+
+
+def score(
+    spark: SparkSession,
+    config: Config,
+    prepared: Prepared,
+    users: DataFrame,
+    items: Items,
+    metadata: dict[str, str],
+) -> tuple[int, Written]:
+    """Scores users and publishes the rows in one commit.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        prepared: The published tables.
+        users: Encoded users.
+        items: The items to rank.
+        metadata: What the commit says of itself.
+
+    Returns:
+        The version of ``scores``, and what was written.
+
+    Raises:
+        DataError: Nobody is to be scored, or parts are asked for where Spark has to write.
+    """
+    root = config.tables.root
+    schema = score_schema(spark, config, prepared)
+    placed = with_places(spark, config, prepared, users, items)
+    count = (users if config.score.candidates is None else placed).count()
+    if not count:
+        if config.score.candidates is None:
+            raise DataError(f"score.users: no user meets {config.score.users!r}")
+        raise DataError("score.candidates: no pair is left that names a known user and item")
+    with TemporaryDirectory() as folder:
+        ranker = Ranker.of(spark, config, items, Path(folder))
+        metadata = metadata | {"shifts": " ".join(map(str, ranker.shifts))}
+        work: Work = ranker.rank
+        order: list[str] = []
+        pairs = len(items.table) * len(items.contexts)
+        parts = config.score.parts or default_parts(users, count * pairs)
+        if config.score.mode == "changed":
+            changes = find_changes(spark, config, prepared, users, items, metadata)
+            if isinstance(changes, str):
+                print(f"score: scoring everything, for {changes}")
+            else:
+                print(
+                    f"score: {changes.scored.count():,} users are scored with all items, "
+                    f"{changes.others.count():,} with {len(changes.new_items):,} new ones"
+                )
+                placed = _rows(spark, config, prepared, changes, items, ranker, Path(folder))
+                work, parts = _as_they_are, 1
+                order = [CONTEXT, "rank"] if config.score.contexts else ["rank"]
+        if not writes_files(users, root):
+            if config.score.parts not in (None, 1):
+                raise DataError("score.parts needs tables.root on a path that Python can write")
+            rows = map_in_arrow(placed, work, schema)
+            version = tables.write(rows, root, "scores", metadata)
+            return version, count_rows(tables.read(spark, root, "scores", version))
+        table = Path(tables.table_path(root, "scores"))
+        current = open_run(table, identity(config, metadata), users, parts)
+        written = score_parts(current, placed, count, work, arrow_schema(schema), pairs, order)
+        version = tables.commit_files(
+            root,
+            "scores",
+            written.files,
+            arrow_schema(schema),
+            says_run(metadata, current),
+            partition_by=[],
+        )
+        close_run(current)
+        return version, written
+
+
+def _rows(
+    spark: SparkSession,
+    config: Config,
+    prepared: Prepared,
+    changes: Changes,
+    items: Items,
+    ranker: Ranker,
+    folder: Path,
+) -> DataFrame:
+    """All rows of the table: what has to be scored is, the rest is taken over."""
+    schema = score_schema(spark, config, prepared)
+    scored = with_places(spark, config, prepared, changes.scored, items)
+    rows, kept = map_in_arrow(scored, ranker.rank, schema), changes.kept
+    if len(changes.new_items):
+        of_new = Ranker.of(spark, config, items, folder, changes.new_items, ranker.shifts)
+        others = with_places(spark, config, prepared, changes.others, items)
+        more = map_in_arrow(others, of_new.rank, schema)
+        kept = best_rows(kept.unionByName(more), config.score.top_k)
+    # Ranges are found by a pass over all rows, which must not score anything twice.
+    return rows.unionByName(kept).persist(StorageLevel.DISK_ONLY)
+
+
+def _as_they_are(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    yield from batches
+
+
+def identity(config: Config, metadata: dict[str, str]) -> str:
+    """A digest of all that determines the rows; never the same where that cannot be known."""
+    names = ("weights", "spec", "score", "users", "items", "features", "shifts")
+    table = config.score.candidates
+    fixed = table is None or table.version is not None
+    return digest(*(metadata[name] for name in names), "" if fixed else uuid.uuid4().hex)
+
+
+def count_rows(scores: DataFrame) -> Written:
+    """Counts rows that Spark has written."""
+    counts = F.count(USER).alias("rows"), F.count_distinct(USER).alias("users")
+    (totals,) = scores.agg(*counts).collect()
+    return Written((), totals["users"], totals["rows"])
+
+
+def sample(users: DataFrame, scores: DataFrame, items: DataFrame, name: str) -> str:
     """The best items of a few users with the pairs of fields that explain them, to read."""
-    some = scores.select(USER).distinct().orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN)
-    few = scores.join(some, USER).where(F.col("rank") <= _ITEMS_SHOWN)
-    rows = few.join(items, ITEM).orderBy(USER, "rank").collect()
+    some = users.select(USER).orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN).collect()
+    few = scores.where(F.col(USER).isin([row[USER] for row in some]))
+    few = few.where(F.col("rank") <= _ITEMS_SHOWN)
+    context = [CONTEXT] if CONTEXT in scores.columns else []
+    rows = few.join(items, ITEM).orderBy(USER, *context, "rank").collect()
     lines = []
     for row in rows:
         if row["rank"] == 1:
-            lines.append(f"  user {row[USER]}")
+            lines.append(f"  user {row[USER]}" + "".join(f", {row[c]}" for c in context))
         reasons = ", ".join(
             f"{r['field_a']} × {r['field_b']} {r['attention']:.0%} ({r['contribution']:+.2f})"
             for r in row["explanation"]
@@ -82,4 +236,4 @@ def sample(scores: DataFrame, items: DataFrame, name: str) -> str:
 
 
 if __name__ == "__main__":
-    run(main, __doc__)
+    run(main, __doc__, own="score")

@@ -1,55 +1,98 @@
-"""Scoring as Spark tasks: the item side goes to every task once, users come in blocks."""
+"""Scoring as Spark tasks: items go to all tasks, in blocks, and users come to them in batches."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+import pickle
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from pyspark import SparkFiles
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql import types as T
+from pyspark.sql.pandas.types import to_arrow_schema
 
 from afm.artifact import Artifact
 from afm.explain import explain_ranking
-from afm.forward import Columns
 from afm.item_side import ItemSide, prepare_items
 from afm.link import to_probability
-from afm.scoring import Pairs, Ranking, recommend, recommend_among
+from afm.scoring import Pairs, Ranking, best_of, recommend, recommend_among
 from afm.slots import from_arrow
-from conf.schema import Config, Loss
+from conf.schema import Config, Loss, Scalar
 from features import tables
+from features.cross_table import CrossTable
 from features.errors import DataError
+from features.expressions import parse, type_of
 from features.negatives import observed
-from features.python_tasks import map_in_arrow
 from features.readable import readable_values
 from features.sources import read as read_source
 from features.spec import ITEM, SPLIT, UNSEEN, USER, Input, Prepared
 from features.transform import Encoder
 
-_USERS_PER_TASK = 16_384
+CONTEXT = "context"
 _PLACES = "_places"
 """Column of the users: positions of the items they have seen, or are to be scored with."""
+_ROWS_AT_ONCE = 524_288
+"""Recommendations that a task holds."""
+_FEWEST_USERS = 1_024
+"""Users that come at once, however many items are kept: so many share most work."""
+_ROWS_EXPLAINED = 65_536
 
-_SCORES = (
-    "rank INT, probability FLOAT, logit FLOAT, "
-    "explanation ARRAY<STRUCT<field_a: STRING, field_b: STRING, attention: FLOAT, "
-    "contribution: FLOAT>>"
+_EXPLANATION = (
+    "ARRAY<STRUCT<field_a: STRING, field_b: STRING, attention: FLOAT, contribution: FLOAT>>"
 )
 
 
 @dataclass(frozen=True)
 class Items:
-    """The items that are ranked, in the order of their keys."""
+    """The items that are ranked, encoded, in the order of their keys."""
 
-    keys: pa.Array
-    side: ItemSide
-    loss: Loss
-    """What the model was trained for: how its scores are read."""
+    table: pa.Table
+    """``item_key`` and a column per field."""
+    contexts: Mapping[str | None, Mapping[str, NDArray[Any]]]
+    """Encoded value of each context field, by the context's name."""
+    model: Artifact
+    crosses: Mapping[str, CrossTable]
+
+    @property
+    def keys(self) -> pa.Array:
+        """Their keys."""
+        return self.table[ITEM].combine_chunks()
+
+    def side(
+        self, context: str | None, places: NDArray[np.int64], shift: float | None = None
+    ) -> ItemSide:
+        """Works out all that does not depend on the user, for some items.
+
+        Args:
+            context: Name of a context.
+            places: Positions of the items, rising.
+            shift: As ``prepare_items`` takes it.
+
+        Returns:
+            Their item side.
+        """
+        layout = self.model.layout
+        own = [i for i in layout.inputs if i.side == "item"]
+        # Without fields of the items, their positions say how many there are.
+        columns = from_arrow(own, self.table.take(pa.array(places))) | {ITEM: places}
+        return prepare_items(
+            self.model.weights,
+            layout,
+            self.model.manifest.config.model.scale,
+            columns,
+            context=self.contexts[context],
+            crosses=self.crosses,
+            shift=shift,
+        )
 
 
-def load_items(spark: SparkSession, config: Config, prepared: Prepared, model: Artifact) -> Items:
-    """Reads all items and works out everything that does not depend on the user.
+def read_items(spark: SparkSession, config: Config, prepared: Prepared, model: Artifact) -> Items:
+    """Reads the items that ``score.items`` lets through.
 
     Args:
         spark: The session.
@@ -61,37 +104,68 @@ def load_items(spark: SparkSession, config: Config, prepared: Prepared, model: A
         The items.
 
     Raises:
-        DataError: There are no items, or a context field has no value in ``score.context``.
+        DataError: There are none, or a context field has no value.
     """
-    root, versions = config.tables.root, prepared.versions
+    versions = prepared.versions
     if "items" not in versions or "users" not in versions:
         raise DataError("scoring needs users and items: set keys.user and keys.item")
-    inputs = model.layout.inputs
-    own = [i for i in inputs if i.side == "item"]
-    encoded = tables.read(spark, root, "items", versions["items"])
-    items = encoded.select(ITEM, *[i.name for i in own]).toArrow().sort_by(ITEM)
+    root = config.tables.root
     vocabulary = tables.read(spark, root, "vocabulary", versions["vocabulary"]).toArrow()
     encoder = Encoder.of(prepared.spec, vocabulary)
-    contexts = [i for i in inputs if i.side == "context"]
-    side = prepare_items(
-        model.weights,
-        model.layout,
-        model.manifest.config.model.scale,
-        from_arrow(own, items),
-        context=encode_context(spark, config, encoder, contexts),
-        crosses=encoder.crosses,
-    )
-    return Items(items[ITEM].combine_chunks(), side, model.manifest.config.train.loss)
+    contexts = [i for i in model.layout.inputs if i.side == "context"]
+    encoded = {
+        name: encode_context(spark, name, values, encoder, contexts)
+        for name, values in config.score.situations.items()
+    }
+    table = chosen(spark, config, "items", versions["items"], model).toArrow().sort_by(ITEM)
+    if not len(table):
+        raise DataError(f"score.items: no item meets {config.score.items!r}")
+    return Items(table, encoded, model, encoder.crosses)
 
 
-def encode_context(
-    spark: SparkSession, config: Config, encoder: Encoder, inputs: Sequence[Input]
-) -> dict[str, NDArray[Any]]:
-    """Encodes the values that ``score.context`` gives, as ``prepare`` encodes a log's.
+def chosen(
+    spark: SparkSession, config: Config, side: str, version: int, model: Artifact
+) -> DataFrame:
+    """The users or the items that are scored, encoded.
 
     Args:
         spark: The session.
-        config: The pipeline.
+        config: The pipeline, whose ``score.users`` and ``score.items`` choose.
+        side: ``users`` or ``items``.
+        version: Of that table.
+        model: The model.
+
+    Returns:
+        The key and a column per field that the model looks at.
+
+    Raises:
+        DataError: The condition does not fit the table.
+    """
+    frame = tables.read(spark, config.tables.root, side, version)
+    condition: str | None = getattr(config.score, side)
+    if condition is not None:
+        where = f"score.{side}"
+        holds = parse(frame, condition, where)
+        if not isinstance(type_of(frame, holds), T.BooleanType):
+            raise DataError(f"{where}: {condition!r} is not a condition, such as `age > 0`")
+        frame = frame.where(holds)
+    inputs = [i.name for i in model.layout.inputs if f"{i.side}s" == side]
+    return frame.select(USER if side == "users" else ITEM, *inputs)
+
+
+def encode_context(
+    spark: SparkSession,
+    name: str | None,
+    values: Mapping[str, Scalar | None],
+    encoder: Encoder,
+    inputs: Sequence[Input],
+) -> dict[str, NDArray[Any]]:
+    """Encodes the values of a context, as ``prepare`` encodes a log's.
+
+    Args:
+        spark: The session.
+        name: The context's; None for ``score.context`` alone.
+        values: A value per context field.
         encoder: Spec and vocabularies.
         inputs: The context fields.
 
@@ -103,13 +177,13 @@ def encode_context(
     """
     if not inputs:
         return {}
-    values = config.score.context
+    where = "score.context" if name is None else f"score.contexts, {name!r}"
     names = dict.fromkeys(encoder.fields[i.name].config.name for i in inputs if not i.parents)
-    lacking = [name for name in names if name not in values]
+    lacking = [field for field in names if field not in values]
     if lacking:
         raise DataError(
-            f"score.context: give a value for {', '.join(lacking)} (null for a missing one): "
-            "recommendations are made for one context"
+            f"{where}: give a value for {', '.join(lacking)} (null for a missing one): "
+            "recommendations are made for one context at a time"
         )
     fields = [f.config for f in encoder.spec.fields if f.config.name in names]
     readable = readable_values(spark, fields, values).toArrow()
@@ -118,84 +192,262 @@ def encode_context(
         if wanted.encode != "value" and wanted.parents is None and UNSEEN in columns[wanted.name]:
             known = encoder.vocabularies[wanted.name].slice(0, 10).to_pylist()
             raise DataError(
-                f"score.context.{wanted.name} = {values[wanted.name]!r}: no training row had it. "
+                f"{where}: {wanted.name} = {values[wanted.name]!r}: no training row had it. "
                 f"The most frequent are {', '.join(known)}"
             )
     return {name: column[0] for name, column in columns.items()}
 
 
-def score(
-    spark: SparkSession, config: Config, prepared: Prepared, model: Artifact, items: Items
+def with_places(
+    spark: SparkSession, config: Config, prepared: Prepared, users: DataFrame, items: Items
 ) -> DataFrame:
-    """The best items of each user, lazily.
+    """Adds to each user the items it has seen, or those that it is to be scored with.
 
     Args:
         spark: The session.
         config: The pipeline.
         prepared: The published tables.
-        model: The model.
-        items: The items to rank.
+        users: Encoded users.
+        items: The items.
 
     Returns:
-        ``user_key``, ``item_key``, ``rank`` (1 is best), ``probability``, ``logit`` and
-        ``explanation``, the pairs of fields with the largest attention.
+        The users; of a candidates table, those that it names. :class:`Ranker` takes them.
 
     Raises:
-        DataError: The candidates table lacks a column, or names nobody that is known.
+        DataError: The candidates table lacks a column.
     """
-    root, versions = config.tables.root, prepared.versions
-    users = tables.read(spark, root, "users", versions["users"])
-    inputs = [i for i in model.layout.inputs if i.side == "user"]
-    users = users.select(USER, *[i.name for i in inputs])
-    log = tables.read(spark, root, "features", versions["features"])
-    seen = observed(log).where(F.col(SPLIT).isin(list(config.score.exclude_seen)))
-    seen = seen.select(USER, ITEM)
-    best_of: Callable[[ItemSide, Columns, int, Pairs], Ranking]
+    seen = seen_pairs(spark, config, prepared.versions["features"])
     if config.score.candidates is None:
-        best_of = recommend
-        count = users.count()  # before the join, where the Delta log knows it
-        users = users.join(_places(spark, seen, items.keys), USER, "left")
-    else:
-        best_of = recommend_among
-        wanted = read_source(spark, config.score.candidates, "score.candidates")
-        pairs = _typed_pairs(wanted, log).join(seen, [USER, ITEM], "left_anti")
-        users = users.join(_places(spark, pairs, items.keys), USER)
-        count = users.count()
-        if not count:
-            raise DataError("score.candidates: no pair is left that names a known user and item")
-    tasks = max(spark.sparkContext.defaultParallelism, -(-count // _USERS_PER_TASK))
-    # By range: each file then holds a range of users, and a query for one user reads one file.
-    blocks = users.repartitionByRange(tasks, USER)
-
-    shared = spark.sparkContext.broadcast(items)
-    top_k, explained = config.score.top_k, config.score.explain
-
-    def rank(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        side: ItemSide = shared.value.side
-        for batch in batches:
-            columns = from_arrow(inputs, batch)
-            ranking = best_of(side, columns, top_k, _pairs(batch.column(_PLACES)))
-            yield _to_rows(batch.column(USER), shared.value, columns, ranking, explained)
-
-    keys = [f"{key} {log.schema[key].dataType.simpleString()}" for key in (USER, ITEM)]
-    return map_in_arrow(blocks, rank, ", ".join([*keys, _SCORES]))
-
-
-def _typed_pairs(wanted: DataFrame, log: DataFrame) -> DataFrame:
-    """Candidates with keys of the log's types, so that they compare as keys do."""
+        if not config.score.exclude_seen:
+            return users.withColumn(_PLACES, F.lit(None).cast("array<int>"))
+        return users.join(_places(spark, seen, items.keys), USER, "left")
+    wanted = read_source(spark, config.score.candidates, "score.candidates")
     lacking = [c for c in (USER, ITEM) if c not in wanted.columns]
     if lacking:
         raise DataError(f"score.candidates has no column {', '.join(lacking)}")
-    keys = [F.col(key).try_cast(log.schema[key].dataType).alias(key) for key in (USER, ITEM)]
-    return wanted.select(*keys)
+    # With keys of the log's types, so that they compare as keys do.
+    keys = [F.col(key).try_cast(seen.schema[key].dataType).alias(key) for key in (USER, ITEM)]
+    pairs = wanted.select(*keys).join(seen, [USER, ITEM], "left_anti")
+    return users.join(_places(spark, pairs, items.keys), USER)
+
+
+def seen_pairs(spark: SparkSession, config: Config, version: int) -> DataFrame:
+    """The user and item keys of interactions whose items ``score.exclude_seen`` excludes.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        version: Of the table ``features``.
+
+    Returns:
+        ``user_key`` and ``item_key``, in as many rows as the log has.
+    """
+    log = observed(tables.read(spark, config.tables.root, "features", version))
+    return log.where(F.col(SPLIT).isin(list(config.score.exclude_seen))).select(USER, ITEM)
 
 
 def _places(spark: SparkSession, pairs: DataFrame, keys: pa.Array) -> DataFrame:
     """For each user of some pairs, the positions of the items, each once."""
     numbered = pa.table({ITEM: keys, "_place": pa.array(range(len(keys)), pa.int32())})
     known = F.broadcast(spark.createDataFrame(numbered))
-    placed = pairs.select(USER, ITEM).join(known, ITEM)
+    placed = pairs.join(known, ITEM)
     return placed.groupBy(USER).agg(F.sort_array(F.collect_set("_place")).alias(_PLACES))
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some items in a context, as tasks hold them."""
+
+    places: NDArray[np.int64]
+    """Their positions among all, rising."""
+    keys: pa.Array
+    side: ItemSide
+
+
+@dataclass(frozen=True)
+class BlockFile:
+    """A file that every task finds, with a pickled :class:`Block`."""
+
+    name: str
+    first: int
+    """Position of its first item among all; blocks of a context follow each other."""
+    last: int
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """Ranks items for batches of users; tasks get a copy of it."""
+
+    inputs: tuple[Input, ...]
+    """Fields of the users."""
+    contexts: tuple[tuple[str | None, tuple[BlockFile, ...]], ...]
+    """Contexts in the order of the configuration, and the items in each."""
+    top_k: int
+    min_score: float
+    explained: int
+    among: bool
+    """Whether users come with candidates, or with what must not be recommended."""
+    shifts: tuple[float, ...]
+    """Of each context's attention logits."""
+    loss: Loss
+    """What the model was trained for: how its scores are read."""
+
+    @classmethod
+    def of(
+        cls,
+        spark: SparkSession,
+        config: Config,
+        items: Items,
+        folder: Path,
+        places: NDArray[np.int64] | None = None,
+        shifts: tuple[float, ...] | None = None,
+    ) -> "Ranker":
+        """Prepares the items, block by block, and gives them to all tasks.
+
+        Args:
+            spark: The session.
+            config: The pipeline.
+            items: The items.
+            folder: Where the blocks stay while tasks run.
+            places: Positions of the items to rank, rising; all if left out.
+            shifts: As another ranker has them.
+
+        Returns:
+            The ranker.
+        """
+        size = config.score.items_per_block
+        if places is None:
+            places = np.arange(len(items.table))
+        contexts, found = [], []
+        for number, context in enumerate(items.contexts):
+            shift = None if shifts is None else shifts[number]
+            files = []
+            for part in np.split(places, range(size, len(places), size)):
+                side = items.side(context, part, shift)
+                shift = side.shift
+                block = Block(part, items.keys.take(pa.array(part)), side)
+                name = f"items-{uuid.uuid4()}"
+                (folder / name).write_bytes(pickle.dumps(block, pickle.HIGHEST_PROTOCOL))
+                spark.sparkContext.addFile(str(folder / name))
+                files.append(BlockFile(name, int(part[0]), int(part[-1])))
+            contexts.append((context, tuple(files)))
+            found.append(side.shift)
+        score = config.score
+        return cls(
+            inputs=tuple(i for i in items.model.layout.inputs if i.side == "user"),
+            contexts=tuple(contexts),
+            top_k=score.top_k,
+            min_score=score.min_score or 0.0,
+            explained=score.explain,
+            among=score.candidates is not None,
+            shifts=tuple(found),
+            loss=items.model.manifest.config.train.loss,
+        )
+
+    def rank(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """Ranks the items for users.
+
+        Args:
+            batches: Users, as :func:`with_places` makes them.
+
+        Yields:
+            Rows of the table ``scores``, those of a user together, by context, then rank.
+        """
+        rows = self.top_k * len(self.contexts)
+        step = max(_FEWEST_USERS, _ROWS_AT_ONCE // rows)
+        for batch in batches:
+            for start in range(0, batch.num_rows, step):
+                yield from self._rank_users(batch.slice(start, step))
+
+    def _rank_users(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+        users, pairs = from_arrow(self.inputs, batch), _pairs(batch.column(_PLACES))
+        # Without fields of the users, their positions say how many there are.
+        users = users | {USER: np.arange(batch.num_rows)}
+        parts, order = [], []
+        for number, (context, files) in enumerate(self.contexts):
+            best = best_of([_rank(self, file, users, pairs) for file in files], self.top_k)
+            best = _at_least(best, self.min_score, self.loss)
+            for some in _split(best, files):
+                rows = _to_rows(batch.column(USER), users, some, self)
+                if context is not None:
+                    names = pa.repeat(pa.scalar(context), len(rows))
+                    rows = rows.add_column(1, CONTEXT, names)
+                parts.append(rows)
+                ranking = some.ranking
+                order.append([ranking.rank, np.full(len(rows), number), ranking.user])
+        if parts:
+            rows = pa.concat_tables(parts)
+            if len(parts) > 1:
+                rows = rows.take(pa.array(np.lexsort(np.concatenate(order, axis=1))))
+            yield from rows.combine_chunks().to_batches()
+
+
+class _Some(NamedTuple):
+    """Rows of a ranking whose items are in one block."""
+
+    file: BlockFile
+    ranking: Ranking
+    """With positions of items among all."""
+
+
+def _split(best: Ranking, files: Sequence[BlockFile]) -> Iterator[_Some]:
+    """A ranking by blocks of items, in parts small enough to explain at once."""
+    for file in files:
+        here = np.flatnonzero((best.item >= file.first) & (best.item <= file.last))
+        for start in range(0, len(here), _ROWS_EXPLAINED):
+            rows = here[start : start + _ROWS_EXPLAINED]
+            yield _Some(file, _taken(best, rows))
+
+
+def _taken(ranking: Ranking, rows: NDArray[Any]) -> Ranking:
+    return Ranking(ranking.user[rows], ranking.item[rows], ranking.rank[rows], ranking.logit[rows])
+
+
+def _rank(
+    ranker: Ranker, file: BlockFile, users: Mapping[str, NDArray[Any]], pairs: Pairs
+) -> Ranking:
+    """Ranks the items of a block, with positions among all."""
+    block = _load(file.name)
+    user, item = pairs
+    at = np.searchsorted(block.places, item).clip(max=len(block.places) - 1)
+    here = block.places[at] == item
+    ranked = recommend_among if ranker.among else recommend
+    ranking = ranked(block.side, users, ranker.top_k, (user[here], at[here]))
+    return replace(ranking, item=block.places[ranking.item])
+
+
+_loaded: dict[str, Block] = {}
+
+
+def _load(name: str) -> Block:
+    """A block of items; a task holds one at a time."""
+    if name not in _loaded:
+        _loaded.clear()
+        _loaded[name] = pickle.loads(Path(SparkFiles.get(name)).read_bytes())
+    return _loaded[name]
+
+
+def score_schema(spark: SparkSession, config: Config, prepared: Prepared) -> T.StructType:
+    """Columns of the table ``scores``.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        prepared: The published tables, which know the keys' types.
+
+    Returns:
+        The columns; those that :meth:`Ranker.rank` yields.
+    """
+    log = tables.read(spark, config.tables.root, "features", prepared.versions["features"])
+    user, item = (f"{key} {log.schema[key].dataType.simpleString()}" for key in (USER, ITEM))
+    context = [f"{CONTEXT} STRING"] if config.score.contexts else []
+    rest = ["rank INT", "probability FLOAT", "logit FLOAT", f"explanation {_EXPLANATION}"]
+    return spark.createDataFrame([], ", ".join([user, *context, item, *rest])).schema
+
+
+def arrow_schema(schema: T.StructType) -> pa.Schema:
+    """The same columns for Arrow."""
+    return to_arrow_schema(schema, timestamp_utc=True)
 
 
 def _pairs(places: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -204,35 +456,36 @@ def _pairs(places: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     return np.repeat(np.arange(len(places)), lengths), item
 
 
+def _at_least(ranking: Ranking, probability: float, loss: Loss) -> Ranking:
+    """The rows with at least this probability: the first ones of each user."""
+    if probability == 0.0:
+        return ranking
+    return _taken(ranking, to_probability(ranking.logit, loss) >= probability)
+
+
 def _to_rows(
-    user_keys: pa.Array,
-    items: Items,
-    users: Mapping[str, NDArray[Any]],
-    ranking: Ranking,
-    explained: int,
-) -> pa.RecordBatch:
-    why = explain_ranking(items.side, users, ranking, explained)
+    user_keys: pa.Array, users: Mapping[str, NDArray[Any]], some: _Some, ranker: Ranker
+) -> pa.Table:
+    block, ranking = _load(some.file.name), some.ranking
+    at = np.searchsorted(block.places, ranking.item)
+    why = explain_ranking(block.side, users, replace(ranking, item=at), ranker.explained)
     rows, pairs = why.attention.shape
     reasons = pa.StructArray.from_arrays(
         [
-            pa.array(column.ravel())
-            for column in (
-                why.field_a.astype(object),
-                why.field_b.astype(object),
-                why.attention,
-                why.contribution,
-            )
+            pa.array(why.field_a.ravel().astype(object), pa.string()),
+            pa.array(why.field_b.ravel().astype(object), pa.string()),
+            pa.array(why.attention.ravel()),
+            pa.array(why.contribution.ravel()),
         ],
         names=["field_a", "field_b", "attention", "contribution"],
     )
     offsets = pa.array(np.arange(rows + 1, dtype=np.int32) * pairs)
-    probability = to_probability(ranking.logit, items.loss)
     columns = {
         USER: user_keys.take(pa.array(ranking.user)),
-        ITEM: items.keys.take(pa.array(ranking.item)),
+        ITEM: block.keys.take(pa.array(at)),
         "rank": pa.array(ranking.rank.astype(np.int32)),
-        "probability": pa.array(probability.astype(np.float32)),
+        "probability": pa.array(to_probability(ranking.logit, ranker.loss).astype(np.float32)),
         "logit": pa.array(ranking.logit),
         "explanation": pa.ListArray.from_arrays(offsets, reasons),
     }
-    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))
+    return pa.table(columns)

@@ -104,7 +104,7 @@ struct Users {
     }
 };
 
-// Calls add(n, exp(l)·pᵀe, exp(l)) for each n < count, of the value at first + n.
+// Calls add(n, pᵀe, exp(l)) for each n < count, of the value at first + n.
 template <class Add>
 void for_products(const Users& users, const Product& pair, int64_t first, int64_t count,
                   const Add& add) {
@@ -134,7 +134,7 @@ void for_products(const Users& users, const Product& pair, int64_t first, int64_
         }
         for (int t = 0; t < kTileItems && n + t < count; ++t) {
             const Vec weight = exp_of(logit[t]);
-            add(n + t, weight * term[t], weight);
+            add(n + t, term[t], weight);
         }
     }
 }
@@ -150,53 +150,54 @@ public:
         for (const Product *pair = pairs.product; pair < pairs.product + pairs.products; ++pair) {
             if (pair == pairs.product || pair->u != pair[-1].u)
                 users_ = Users(net, pair->u + lane * net.K);
-            if (pair->of_item)
-                repeated_.push_back(terms_of_values(*pair));
-            else
-                single_.emplace_back(users_, pair);
+            products_.push_back({users_, pair, {}});
+            if (pair->of_item) products_.back().terms = terms_of_values(*pair);
         }
     }
 
+    // Always in the same order and by the same operations, whether values repeat or not.
     void add_to(Sums sums, int64_t first, int64_t count) const {
-        for (const Repeated& pair : repeated_)
-            for (int64_t n = 0; n < count; ++n) {
-                const Vec* terms = &pair.terms[pair.of_item[first + n] * 2];
-                sums[0][n] += terms[0];
-                sums[1][n] += terms[1];
-            }
         for (const Given* pair = pairs_.some; pair < pairs_.some + pairs_.given; ++pair)
             for (int64_t n = 0; n < count; ++n) {
                 const int64_t value = pair->of_item ? pair->of_item[first + n] : first + n;
                 for (int plane = 0; plane < kPlanes; ++plane)
                     sums[plane][n] += load(pair->sums + (value * kPlanes + plane) * kUsers + lane_);
             }
-        for (const auto& [users, pair] : single_)
-            for_products(users, *pair, first, count, [&](int64_t n, Vec term, Vec weight) {
-                sums[0][n] += term;
+        for (const Added& product : products_) {
+            const auto add = [&](int64_t n, Vec term, Vec weight) {
+                sums[0][n] += weight * term;
                 sums[1][n] += weight;
-            });
+            };
+            if (const int64_t* of_item = product.pair->of_item)
+                for (int64_t n = 0; n < count; ++n) {
+                    const Vec* of_value = &product.terms[of_item[first + n] * 2];
+                    add(n, of_value[0], of_value[1]);
+                }
+            else
+                for_products(product.users, *product.pair, first, count, add);
+        }
     }
 
 private:
-    struct Repeated {
-        const int64_t* of_item;
-        std::vector<Vec> terms;  // N and D of each value (values, 2)
+    struct Added {
+        Users users;
+        const Product* pair;
+        std::vector<Vec> terms;  // where values repeat: pᵀe and exp(l) of each (values, 2)
     };
 
-    Repeated terms_of_values(const Product& pair) const {
-        Repeated repeated{pair.of_item, std::vector<Vec>(2 * pair.values)};
+    std::vector<Vec> terms_of_values(const Product& pair) const {
+        std::vector<Vec> terms(2 * pair.values);
         for_products(users_, pair, 0, pair.values, [&](int64_t n, Vec term, Vec weight) {
-            repeated.terms[2 * n] = term;
-            repeated.terms[2 * n + 1] = weight;
+            terms[2 * n] = term;
+            terms[2 * n + 1] = weight;
         });
-        return repeated;
+        return terms;
     }
 
     const Pairs& pairs_;
     const int lane_;
     Users users_;
-    std::vector<Repeated> repeated_;
-    std::vector<std::pair<Users, const Product*>> single_;
+    std::vector<Added> products_;
 };
 
 // Sums that users have in common, added up once for all neighbours that have the same.

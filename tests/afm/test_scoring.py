@@ -97,7 +97,7 @@ def test_scores_against_forward_when_users_and_items_are_many(model: str) -> Non
     ranking = recommend(case.item_side(), case.users, k=1500)
     some = np.random.default_rng(1).permutation(len(ranking.user))[:3000]
     columns = case.rows(ranking.user[some], ranking.item[some])
-    expected = forward(case.parameters, columns)
+    expected = forward(case.parameters.double(), columns)
     np.testing.assert_allclose(ranking.logit[some], expected, rtol=1e-5, atol=1e-5)
 
 

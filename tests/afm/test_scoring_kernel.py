@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
 import pytest
 
+from afm.item_side import prepare_items
 from afm.kernels import compiled
 from afm.kernels import scoring as kernel
-from afm.scoring import recommend
+from afm.scoring import best_of, recommend
 from tests.afm.random_models import id_case
 from tests.afm.test_scoring import (
     all_logits,
@@ -56,3 +58,32 @@ def test_processors_with_shorter_vectors(flag: str) -> None:
 def test_scoring_imports_no_torch() -> None:
     code = "import sys, afm.scoring, afm.explain; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.parametrize("size", [2, 16, 32])
+@pytest.mark.parametrize("blocks", [[(0, 700)], [(0, 1), (1, 9), (9, 333), (333, 700)]])
+def test_best_over_blocks_is_that_of_all_items_to_the_last_bit(size: int, blocks: list) -> None:
+    case = id_case(40, 700, size=size)
+    case.items["item_id"][350:] = case.items["item_id"][:350]  # ties across blocks
+    case.items["genre"][350:] = case.items["genre"][:350]
+    side = case.item_side()
+    excluded = np.divmod(np.random.default_rng(2).permutation(40 * 700)[:9_000], 700)
+    whole = recommend(side, case.users, 60, excluded)
+    rankings = []
+    for start, stop in blocks:
+        items = {name: column[start:stop] for name, column in case.items.items()}
+        part = prepare_items(
+            case.weights,
+            case.layout,
+            case.scale,
+            items,
+            context={},
+            crosses=case.crosses,
+            shift=side.shift,
+        )
+        here = (excluded[1] >= start) & (excluded[1] < stop)
+        ranking = recommend(part, case.users, 60, (excluded[0][here], excluded[1][here] - start))
+        rankings.append(replace(ranking, item=ranking.item + start))
+    merged = best_of(rankings, 60)
+    for name in ("user", "item", "rank", "logit"):
+        np.testing.assert_array_equal(getattr(merged, name), getattr(whole, name))

@@ -113,6 +113,11 @@ def config(**changes: Any) -> Config:
         ),
         ({"tables": {"root": "s3://lake/x"}}, "root is a URL: give `models` a folder"),
         ({"score": {"context": {"user": 1}}}, "'user', which is no context field"),
+        (
+            {"score": {"contexts": [{"name": "a"}, {"name": "b", "values": {"user": 1}}]}},
+            "score.contexts.1 names 'user', which is no context field",
+        ),
+        ({"score": {"contexts": [{"name": "a"}, {"name": "a"}]}}, "the name 'a' is used twice"),
     ],
 )
 def test_config_is_refused(changes: dict[str, Any], message: str) -> None:
