@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test test-faults bench bench-features bench-train lint lock dist clean
+.PHONY: help setup demo test test-faults bench bench-features bench-train bench-score lint lock dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,7 +18,7 @@ test: setup ## run the tests
 test-faults: setup ## kill training processes at many moments and see that nothing is lost
 	pytest -m faults
 
-bench: bench-features bench-train ## measure everything side by side with its peers, into build/bench/
+bench: bench-features bench-train bench-score ## measure everything side by side with its peers, into build/bench/
 
 bench-features: setup ## fit and transform against Spark ML (about 25 minutes; makes 20 million rows)
 	spark-submit --properties-file conf/spark.conf --driver-memory 2g benchmarks/bench_features.py
@@ -27,6 +27,9 @@ bench-train: setup ## training against DeepCTR-Torch, FuxiCTR and plain torch (a
 	uv venv -q --allow-existing --python .venv/bin/python build/bench/peers
 	uv pip install -q --python build/bench/peers/bin/python -r benchmarks/peers.txt
 	python benchmarks/bench_train.py
+
+bench-score: setup ## scoring all pairs against Spark ALS and a naive cross join (about half an hour)
+	spark-submit --properties-file conf/spark.conf benchmarks/bench_score.py
 
 lint: setup ## check style, types and who imports whom
 	ruff check && ruff format --check

@@ -176,10 +176,10 @@ def cases(
 ) -> Case:
     """Any mix of fields of all sides and encodings, with crosses of any of them."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    count = draw(st.integers(2, 7))
+    count = draw(st.integers(2, 10))
     inputs = [_draw_field(draw, f"field{n}") for n in range(count)]
     indexed = [field for field in inputs if field.encode == "index"]
-    for n in range(draw(st.integers(0, 8 - count)) if len(indexed) > 1 else 0):
+    for n in range(draw(st.integers(0, 12 - count)) if len(indexed) > 1 else 0):
         a, b = draw(st.permutations(indexed))[:2]
         side = a.side if a.side == b.side else "cross"
         parents, cardinality = (a.name, b.name), draw(st.integers(3, 6))
