@@ -32,7 +32,7 @@ from afm.errors import ArtifactError
 from afm.forward import Weights
 from afm.metrics import Metrics
 from afm.slots import Layout
-from conf.schema import Config, Section, digest
+from conf.schema import NOT_THE_MODEL, Config, Section, digest
 from features.spec import FeatureSpec
 
 LATEST = "latest"
@@ -144,7 +144,7 @@ def identity_of(
     """
     return digest(
         config.model.model_dump_json(),
-        config.train.model_dump_json(exclude={"run", "checkpoint_steps"}),
+        config.train.model_dump_json(exclude=set(NOT_THE_MODEL)),
         spec.hash,
         features.model_dump_json(),
         *([] if pretrained is None else [pretrained]),
