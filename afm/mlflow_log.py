@@ -45,13 +45,13 @@ class MlflowLog:
             return
         now = int(time.time() * 1000)
         metrics = [Metric(name, value, now, number) for name, value in figures.items()]
-        with _explained(self._client):
+        with _explained(self._client.tracking_uri):
             self._client.log_batch(self._run, metrics=metrics)
         self._logged.add(number)
 
     def finish(self, manifest: Manifest) -> None:
         """Adds the manifest and marks the run as finished."""
-        with _explained(self._client):
+        with _explained(self._client.tracking_uri):
             self._client.log_text(self._run, manifest.model_dump_json(indent=2), "manifest.json")
             self._client.set_terminated(self._run, "FINISHED")
         self._finished = True
@@ -84,8 +84,9 @@ def open_log(plan: Plan, so_far: Sequence[Mapping[str, float]]) -> MlflowLog:
     named = os.environ.get("MLFLOW_TRACKING_URI")
     if not named:
         store.mkdir(parents=True, exist_ok=True)
-    client = MlflowClient(named or f"sqlite:///{store / 'mlflow.db'}")
-    with _explained(client):
+    uri = named or f"sqlite:///{store / 'mlflow.db'}"
+    with _explained(uri):
+        client = MlflowClient(uri)
         run = _known_run(client, plan.folder)
         if run is None:
             run = _new_run(client, plan, None if named else store / "artifacts")
@@ -142,12 +143,12 @@ def _new_run(client: MlflowClient, plan: Plan, artifacts: Path | None) -> str:
 
 
 @contextmanager
-def _explained(client: MlflowClient) -> Iterator[None]:
+def _explained(uri: str) -> Iterator[None]:
     try:
         yield
     except MlflowException as error:
         raise TrainError(
-            f"train.logs: MLflow at {client.tracking_uri} says: {error.message}. Check "
+            f"train.logs: MLflow at {uri} says: {error.message}. Check "
             "MLFLOW_TRACKING_URI, or leave mlflow out of train.logs; the run can be gone on with "
             "either way"
         ) from None

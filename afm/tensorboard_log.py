@@ -66,11 +66,13 @@ def open_log(plan: Plan, so_far: Sequence[Mapping[str, float]]) -> TensorBoardLo
         Its log.
     """
     models, (model, run) = plan.folder.parents[1], plan.folder.parts[-2:]
+    folder = models / "tensorboard" / model / run
+    goes_on = bool(so_far) and folder.exists()
     # The last epoch is logged again: the process may have been killed before it was.
-    first = max(len(so_far), 1)
-    log = TensorBoardLog(models / "tensorboard" / model / run, first)
-    if so_far:
-        log.epoch(first, so_far[-1])
-    else:
+    first = len(so_far) if goes_on else 1
+    log = TensorBoardLog(folder, first)
+    if not goes_on:
         log.describe(plan)
+    for number, figures in enumerate(so_far[first - 1 :], first):
+        log.epoch(number, figures)
     return log
