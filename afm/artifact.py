@@ -8,6 +8,7 @@
         manifest.json           what made them; written last, so a folder that has it is finished
         checkpoint/             of a run that is not finished (see afm.checkpoint)
     <models root>/<model>/latest -> <run>
+    <models root>/tune/         searches (see afm.search)
 
 Every file is written under another name, synced and renamed, and nothing is pickled. This module
 imports neither torch nor Spark: Spark's workers load models with it.

@@ -49,8 +49,8 @@ from conf.ranges import value_at
 from conf.schema import TUNABLE, Config, Range, TuneConfig, digest
 
 JOURNAL, TABLE, BEST = "journal.log", "trials.csv", "best.yaml"
-UNPRUNED_TRIALS, UNPRUNED_EPOCHS = 5, 1
-"""As many trials finish, and as many epochs of each trial are trained, before any is pruned."""
+TRIALS_TO_JUDGE_BY, FIRST_JUDGED_EPOCH = 5, 2
+"""Trials that have to finish before any is pruned, and the epoch after which one may be."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ class Book:
             direction="maximize" if self._metric == "auc" else "minimize",
             pruner=NopPruner()
             if tune.pruner == "none"
-            else MedianPruner(UNPRUNED_TRIALS, n_warmup_steps=UNPRUNED_EPOCHS + 1),
+            else MedianPruner(TRIALS_TO_JUDGE_BY, n_warmup_steps=FIRST_JUDGED_EPOCH),
             load_if_exists=True,
         )
         for killed in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -192,7 +192,7 @@ class Book:
                 self._trial.report(value, step)
             first = _trial_of(same[0])
             about = _about(first) | {"number": number, "seconds": 0.0}
-            self._end(about | {"same_as": first.same_as or first.number})
+            self._end(about | {"same_as": first.number})
         return ""
 
     def is_hopeless(self, curves: Sequence[Epoch]) -> bool:

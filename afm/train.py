@@ -139,7 +139,7 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device, loss: Los
         weights = np.ones_like(batch.labels) if batch.weights is None else batch.weights
         columns.append(np.stack([model(rows, x).cpu().numpy(), batch.labels, weights]))
     table = np.concatenate(columns, axis=1)  # (3, B)
-    broken = ranks.sum(torch.tensor(float(np.sum(~np.isfinite(table[0])))))
+    broken = ranks.sum(torch.tensor([float(np.sum(~np.isfinite(table[0])))])).item()
     if broken:
         raise DivergedError(
             f"training diverged: {broken:,.0f} scores of validation rows are not finite. "

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,12 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from mlflow import MlflowClient
 from mlflow.entities import Run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from afm import train as train_module
-from afm.artifact import Manifest, read_curves
+from afm.artifact import Manifest, load, read_curves
 from afm.errors import TrainError
 from afm.metrics import Metrics
 from afm.progress import Progress
@@ -218,7 +220,27 @@ def test_run_killed_when_an_epoch_was_being_logged_goes_on_in_its_logs(
     check_each_epoch_is_there_once(config, run(config, ranks))
 
 
-def check_each_epoch_is_there_once(config: Config, manifest: Manifest) -> None:
+def test_run_that_was_really_killed_goes_on_in_its_logs(
+    prepared_root: Path, config_of: ConfigOf
+) -> None:
+    config = config_of(prepared_root, train={"logs": BOTH, "epochs": 60, "patience": 60})
+    path = prepared_root / "conf.yaml"
+    path.write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_defaults=True))))
+    training = [sys.executable, "jobs/train.py", str(path)]
+    about = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
+    first = subprocess.Popen(training, stderr=subprocess.PIPE, **about)  # type: ignore[call-overload]
+    for line in first.stderr:
+        if line.startswith("epoch 3/60"):
+            first.kill()
+            break
+    first.communicate()
+    again = subprocess.run(training, capture_output=True, timeout=120, **about)  # type: ignore[call-overload]
+    assert "resuming run" in again.stderr and again.returncode == 0, again.stderr
+    manifest = load(config.models_root, "afm").manifest
+    check_each_epoch_is_there_once(config, manifest, epochs=60)
+
+
+def check_each_epoch_is_there_once(config: Config, manifest: Manifest, epochs: int = 3) -> None:
     """The logs have the run's epochs, each once, and MLflow has one run."""
     known = expected(config, manifest)
     (logged,) = on_mlflow(client := client_of(config))
@@ -227,7 +249,7 @@ def check_each_epoch_is_there_once(config: Config, manifest: Manifest) -> None:
     assert {name: numbers[name] for name in known} == known
     shown = on_tensorboard(config, manifest)
     for name, values in known.items():
-        assert [step for step, _ in shown[name]] == [1, 2, 3]
+        assert [step for step, _ in shown[name]] == list(range(1, epochs + 1))
         assert [v for _, v in shown[name]] == pytest.approx([v for _, v in values], rel=1e-6)
 
 
@@ -303,9 +325,7 @@ def test_mlflow_that_refuses_is_one_message(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"file://{tmp_path}/mlruns")
     config = config_of(prepared_root, train={"logs": ["mlflow"]})
-    message = (
-        r"train\.logs: MLflow at file://.*/mlruns says: .* Check MLFLOW_TRACKING_URI"
-    )
+    message = r"train\.logs: MLflow at file://.*/mlruns says: .* Check MLFLOW_TRACKING_URI"
     with pytest.raises(TrainError, match=message):
         run(config, ranks)
 
@@ -353,8 +373,6 @@ def test_logs_do_not_name_the_run(
 
 def test_libraries_are_imported_only_when_asked_for() -> None:
     code = "import sys, jobs.train; print({'mlflow', 'tensorboard'} & sys.modules.keys())"
-        "import sys, jobs.train; print([m for m in ('mlflow', 'tensorboard') if m in sys.modules])"
-    )
     result = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=100
     )
