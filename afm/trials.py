@@ -52,7 +52,7 @@ def config_of(config: Config, values: Values, folder: Path, number: int) -> Conf
         The pipeline with these values. The run's name follows from number and values.
     """
     run = f"trial_{number}_{digest(json.dumps(values))[:8]}"
-    own = {"train.run": run, "tables.models": str(folder), "tune": None}
+    own: Values = {"train.run": run, "tables.models": str(folder), "tune": None}
     trial = with_values(config, values | own)
     if trial.model.pretrained == "fm":  # of the pipeline, not of the search
         latest = (Path(config.models_root) / "fm" / LATEST).resolve()

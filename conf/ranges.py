@@ -18,7 +18,7 @@ def keys_of(section: type[BaseModel]) -> dict[str, frozenset[type]]:
     Returns:
         By dotted key, the types that it mentions.
     """
-    keys = {}
+    keys: dict[str, frozenset[type]] = {}
     for name, field in section.model_fields.items():
         kinds = _types_in(field.annotation)
         for inner in kinds:
@@ -65,31 +65,42 @@ def with_values(section: S, values: Mapping[str, object]) -> S:
 def refusals(section: BaseModel, candidates: Mapping[str, tuple[object, ...]]) -> list[str]:
     """What a section says against values that are to be tried in it.
 
-    Each value is tried, and each pair of values of two keys, since rules tie two keys at most; the
-    other keys have their first value then.
-
     Args:
         section: The section.
         candidates: By dotted key, values to try, at least one.
 
     Returns:
-        A line per key or pair of keys that has a refused value, with the first such value.
+        A line for each key with a value that it does not take, and for each rule between keys that
+        some values break: any one value, and any two of different keys, are tried. The other keys
+        have their first value then.
     """
-    first = {key: values[0] for key, values in candidates.items()}
-    found: dict[tuple[str, ...], str] = {}
-    for keys in chain(combinations(candidates, 1), combinations(candidates, 2)):
-        if any((key,) in found for key in keys):
-            continue
-        for values in product(*(candidates[key] for key in keys)):
-            tried = dict(zip(keys, values, strict=True))
-            try:
-                with_values(section, first | tried)
-            except ValidationError as error:
-                message = error.errors()[0]["msg"].removeprefix("Value error, ")
-                named = " with ".join(f"{key} = {value!r}" for key, value in tried.items())
-                found[keys] = f"{named}: {message}"
+    found = {}
+    for key, values in candidates.items():
+        for value in values:
+            error = _error(section, {key: value})
+            if error and ".".join(map(str, error["loc"])).startswith(key):
+                found[key] = f"{key} = {value!r}: {error['msg']}"
                 break
+    left = {key: values for key, values in candidates.items() if key not in found}
+    first = {key: values[0] for key, values in left.items()}
+    for keys in chain(combinations(left, 1), combinations(left, 2)):
+        for some in product(*(left[key] for key in keys)):
+            tried = dict(zip(keys, some, strict=True))
+            error = _error(section, first | tried)
+            if error:
+                named = " with ".join(f"{key} = {value!r}" for key, value in tried.items())
+                rule = error["msg"].removeprefix("Value error, ")
+                found.setdefault(rule, f"{named}: {rule}")
     return list(found.values())
+
+
+def _error(section: BaseModel, values: Mapping[str, object]) -> Any:
+    """The first thing that is wrong with a section with other values, or None."""
+    try:
+        with_values(section, values)
+    except ValidationError as error:
+        return error.errors()[0]
+    return None
 
 
 def _types_in(annotation: Any) -> frozenset[type]:

@@ -661,7 +661,7 @@ class TuneConfig(Section):
 
     @field_validator("ranges", mode="before")
     @classmethod
-    def _flat(cls, ranges: object) -> object:
+    def _flat(cls, ranges: Any) -> Any:
         """Joins nested keys: on a command line, dots lead from section to section."""
         if not isinstance(ranges, dict):
             return ranges
