@@ -39,7 +39,7 @@ def pipeline(tmp_path: Path) -> Path:
         "tables": {"root": str(root)},
     }
     path = tmp_path / "pipeline.yaml"
-    path.write_text(yaml.safe_dump(data))
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
 
 
