@@ -126,11 +126,11 @@ class GRU(nn.Module):
             Their vectors (B, K).
         """
         size = e.shape[2]
-        of_gates, of_candidate = self.U.split([2 * size, size])  # (2K, K), (K, K)
+        of_gates, of_candidate = self.U.split_with_sizes([2 * size, size])  # (2K, K), (K, K)
         inputs = linear(e, self.W, self.b).unbind(dim=1)  # N of (B, 3K)
         h = torch.zeros_like(mean)  # (B, K)
         for now, is_there in zip(inputs, there.unbind(dim=1), strict=True):
-            for_gates, for_candidate = now.split([2 * size, size], dim=1)  # (B, 2K), (B, K)
+            for_gates, for_candidate = now.split_with_sizes([2 * size, size], 1)  # (B, 2K), (B, K)
             z, r = (for_gates + linear(h, of_gates)).sigmoid().chunk(2, dim=1)  # (B, K) each
             c = (for_candidate + linear(r * h, of_candidate)).tanh()  # (B, K)
             h = h + is_there.unsqueeze(1) * z * (c - h)  # (B, K), as it was where nothing is there

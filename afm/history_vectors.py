@@ -116,9 +116,11 @@ def weight_shapes(names: Collection[str], layout: Layout, size: int) -> dict[str
         The shape of each by its name; nothing if their vectors are means.
     """
     kind = _kind(names)
+    if kind is None:
+        return {}
     return {
         f"history.{n}.{name}": shape
-        for n, slots in enumerate(layout.histories.values() if kind else ())
+        for n, slots in enumerate(layout.histories.values())
         for name, shape in kind.shapes(slots.stop - slots.start, size).items()
     }
 
@@ -134,6 +136,8 @@ def encoders(weights: Mapping[str, NDArray[np.float32]], layout: Layout) -> dict
         An encoder for each history, by the number of its field; none if their vectors are means.
     """
     kind = _kind(weights)
+    if kind is None:
+        return {}
     return {
         field: kind(
             **{
@@ -141,7 +145,7 @@ def encoders(weights: Mapping[str, NDArray[np.float32]], layout: Layout) -> dict
                 for part in fields(kind)
             }
         )
-        for n, field in enumerate(layout.histories if kind else ())
+        for n, field in enumerate(layout.histories)
     }
 
 
@@ -180,4 +184,5 @@ def _times(rows: Doubles, matrix: Doubles) -> Doubles:
 
 def _sigmoid(x: Doubles) -> Doubles:
     """1 / (1 + exp(-x)), without overflow."""
-    return 0.5 + 0.5 * np.tanh(0.5 * x)
+    gate: Doubles = 0.5 + 0.5 * np.tanh(0.5 * x)
+    return gate
