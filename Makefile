@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test test-faults bench bench-features bench-train bench-score lint lock dist clean
+.PHONY: help setup demo report test test-faults bench bench-features bench-train bench-score lint lock dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,6 +11,9 @@ setup: ## make .venv: packages, Horovod, Delta for Spark (about 4 minutes once, 
 
 demo: setup ## from raw logs to recommendations, on a small public data set
 	@tools/demo.sh
+
+report: setup ## a page about the demo's run: build/movielens/report.html
+	python jobs/report.py conf/movielens.yaml
 
 test: setup ## run the tests, two files at a time
 	pytest -n 2 --dist loadfile --no-loadscope-reorder

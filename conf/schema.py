@@ -782,6 +782,15 @@ class ScoreConfig(Section):
         return self
 
 
+class ReportConfig(Section):
+    """The page that `jobs/report.py` writes."""
+
+    path: str | None = Field(
+        None, description="Where the page is written; `<tables.root>/report.html` if left out."
+    )
+    users: int = Field(3, ge=0, description="Users whose recommendations it shows.")
+
+
 class Tables(Section):
     """Where our own tables and models live."""
 
@@ -821,6 +830,7 @@ class Config(Section):
     tune: TuneConfig | None = None
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
     tables: Tables
 
     @model_validator(mode="after")
