@@ -39,7 +39,7 @@ _SIZE = 4.5, 3.2  # inches; a unit of the drawing is a 72nd of one
 _STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "report",
-    "font.size": 10.5,
+    "font.size": 11.5,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": _MUTED,

@@ -190,8 +190,9 @@ def _environment(commands: Commands) -> Environment:
 
 
 def _best(rows: Sequence[Mapping[str, Any]], column: Column) -> float | None:
-    """The best number of a column; None if there is nothing to compare."""
-    numbers = [row[column.key] for row in rows if row[column.key] is not None]
+    """The best number of a column but for the constant rate's; None if all are the same."""
+    compared = [row for row in rows if row["model"] != CONSTANT]
+    numbers = [row[column.key] for row in compared if row[column.key] is not None]
     return column.best(numbers) if len(set(numbers)) > 1 else None
 
 

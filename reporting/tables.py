@@ -1,10 +1,11 @@
 """A pipeline's Delta tables, read by delta-rs: no JVM, and a row group at a time.
 
-They may lie at a path, or at a URL that delta-rs knows (``s3://``, ``gs://``, ``abfss://`` …, with
-the credentials that it finds in the environment).
+They may lie at a path, or at a URL that delta-rs knows (``s3://``, ``gs://``, ``abfss://``,
+``hdfs://`` …, with the credentials that it finds in the environment).
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from features.spec import Prepared
 from reporting.missing import MissingStep
 
 _ROWS_AT_ONCE = 8_192
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")  # for terminals, in what delta-rs says
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,15 @@ class Tables:
 
     def has(self, name: str) -> bool:
         """Whether there is such a table."""
-        with _readable(self._uri(name)):
-            return bool(DeltaTable.is_deltatable(self._uri(name)))
+        uri = self._uri(name)
+        with _readable(uri):
+            try:
+                DeltaTable(uri)
+            except TableNotFoundError as error:
+                if "Unknown scheme" in str(error):  # then nobody knows whether it is there
+                    raise OSError(str(error)) from None
+                return False
+            return True
 
     def read(
         self,
@@ -188,8 +197,9 @@ def _readable(uri: str) -> Iterator[None]:
     except TableNotFoundError:
         raise TableError(f"there is no table {uri}") from None
     except (DeltaError, OSError, ArrowException) as error:
+        reason = " ".join(_COLOURS.sub("", str(error)).split())
         raise TableError(
-            f"cannot read {uri} ({' '.join(str(error).split())}). The report reads tables at paths "
+            f"cannot read {uri} ({reason}). The report reads tables at paths "
             "and at the URLs that delta-rs knows, with credentials of the environment. If files "
             "were vacuumed, run the job that made the table again"
         ) from None

@@ -11,7 +11,7 @@ import pandas as pd
 from deltalake import DeltaTable
 
 import jobs.score
-from afm.artifact import CURVES, Epoch, Shares, curves_to_json, load
+from afm.artifact import Epoch, Shares, load, save
 from afm.metrics import compute, state_of
 from afm.ranking_metrics import RankingMetrics
 from conf.schema import Config
@@ -27,7 +27,14 @@ NOW = datetime(2024, 5, 6, 7, 8, tzinfo=UTC)
 
 FIELDS: list[dict[str, Any]] = [
     {"name": "user", "side": "user", "expr": "u", "encode": "index"},
-    {"name": "age", "side": "user", "encode": "value", "impute": "median", "flag_missing": True},
+    {
+        "name": "age",
+        "side": "user",
+        "encode": "value",
+        "impute": "median",
+        "flag_missing": True,
+        "scale": "standard",
+    },
     {"name": "city", "side": "user", "encode": "index", "min_count": 30},
     {"name": "item", "side": "item", "expr": "i", "encode": "index"},
     {"name": "tags", "side": "item", "encode": "multi", "max_values": 3},
@@ -116,8 +123,10 @@ def epochs() -> tuple[Epoch, ...]:
 def add_model(config: Config, prepared: Prepared, seed: int) -> None:
     """A finished run with learning curves."""
     with_random_model(config, prepared, seed=seed)
-    folder = load(config.models_root, config.model.name).folder
-    (folder / CURVES).write_bytes(curves_to_json(epochs()))
+    made = load(config.models_root, config.model.name)
+    # So many fields would make scores of hundreds, and all of them sure.
+    weights = made.weights | {"embedding": 0.4 * made.weights["embedding"]}
+    save(made.folder, weights, epochs(), made.manifest)
 
 
 def score(config: Config) -> None:

@@ -33,9 +33,8 @@ def missing(config: Config) -> dict[str, str]:
 def test_nothing_has_run(tmp_path: Path) -> None:
     found = missing(make_config(tmp_path))
     assert list(found) == list(SECTIONS[:-1])
-    for name in ("data", "training", "quality", "attention-of-fields"):
+    for name in ("data", "training", "quality", "attention-of-fields", "recommendations"):
         assert "jobs/prepare.py conf/small.yaml" in found[name]
-    assert "jobs/score.py conf/small.yaml" in found["recommendations"]
     assert "jobs/evaluate.py conf/small.yaml evaluate.ranking=true" in found["ranking"]
 
 
@@ -55,6 +54,7 @@ def test_steps_one_after_the_other(spark, tmp_path: Path) -> None:
     add_model(config, prepared, seed=2)
     found = missing(config)
     assert list(found) == ["quality", "ranking", "recommendations"]
+    assert "jobs/score.py conf/small.yaml" in found["recommendations"]
     assert "jobs/evaluate.py conf/small.yaml" in found["quality"]
     assert "ROC" in found["quality"]
 
@@ -86,10 +86,9 @@ def test_tables_of_another_spec_than_the_models(spark, tmp_path: Path) -> None:
 def test_tables_at_a_url(spark, tmp_path: Path) -> None:
     config = make_config(tmp_path)
     add_model(config, prepare(spark, config), seed=1)
-    score(config)
     tables = {"root": Path(config.tables.root).as_uri(), "models": config.models_root}
     elsewhere = make_config(tmp_path, tables=tables)
-    assert list(missing(elsewhere)) == ["quality", "ranking"]  # evaluate has not run
+    assert list(missing(elsewhere)) == ["quality", "ranking", "recommendations"]  # no more has run
 
 
 def test_a_url_that_delta_rs_does_not_know(tmp_path: Path) -> None:
