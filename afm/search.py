@@ -14,6 +14,7 @@ with the same values, from its last checkpoint. Test rows are not read.
 """
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -145,6 +146,7 @@ class Book:
         self._metric = config.train.stop_on
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         folder.mkdir(parents=True, exist_ok=True)
+        _drop_torn_line(folder / JOURNAL)
         self._study = optuna.create_study(
             study_name=folder.name,
             storage=JournalStorage(JournalFileBackend(str(folder / JOURNAL))),
@@ -307,6 +309,15 @@ def _holds(values: Range, value: Any) -> bool:
         return False
     steps = (value - values.low) / values.step if values.step else 0.0
     return abs(steps - round(steps)) < 1e-9
+
+
+def _drop_torn_line(journal: Path) -> None:
+    """Removes what was half written when a disk was full or a machine stopped; Optuna reads past it
+    at first, but cannot once it has written more.
+    """
+    text = journal.read_bytes() if journal.exists() else b""
+    if text and not text.endswith(b"\n"):
+        os.truncate(journal, text.rfind(b"\n") + 1)
 
 
 def _trial_of(frozen: FrozenTrial) -> Trial:

@@ -181,6 +181,16 @@ def test_killed_search_ends_as_an_uninterrupted_one(
     assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
 
 
+def test_search_whose_journal_was_cut_off_goes_on(searched: ConfigOf, ranks: Ranks) -> None:
+    first, _ = run(searched(RATES, trials=2), ranks)
+    with (first.folder / "journal.log").open("a") as journal:
+        journal.write('{"op_code": 4, "worker')
+    for trials in (3, 4):
+        found, _ = run(searched(RATES, trials=trials), ranks)
+        assert len(found.trials) == trials
+    assert by_number(found)[:2] == by_number(first)
+
+
 def test_killed_trial_goes_on_from_its_checkpoint(
     searched: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
