@@ -12,8 +12,8 @@ setup: ## make .venv: packages, Horovod, Delta for Spark (about 4 minutes once, 
 demo: setup ## from raw logs to recommendations, on a small public data set
 	@tools/demo.sh
 
-test: setup ## run the tests
-	pytest
+test: setup ## run the tests, two files at a time
+	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: setup ## kill training processes at many moments and see that nothing is lost
 	pytest -m faults

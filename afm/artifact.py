@@ -104,7 +104,8 @@ class Artifact:
     weights: dict[str, NDArray[np.float32]]
     """By name: ``bias`` (), ``linear`` (R,), ``embedding`` (R, K); for AFM also ``p`` (K,) and
     ``attention.`` with ``W`` (A, K), ``b`` (A,), ``h`` (A,), ``pair_bias`` (P,); for FwFM also
-    ``pair_weights`` (P,)."""
+    ``pair_weights`` (P,); for each history that is encoded, ``history.<n>.`` and the names of
+    ``afm.history_vectors``."""
 
     @property
     def layout(self) -> Layout:

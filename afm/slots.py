@@ -7,7 +7,8 @@ with. Field f's vector is the sum over its slots, v_f = Σ_s x_s · V[row_s], an
 * ``index``: one slot, x = 1;
 * ``value``: one slot, its only row, x = the number (Rendle, ICDM 2010, eq. 1);
 * ``multi``: ``width`` slots, x = 1/n on the n values that are there; if none is, the first slot
-  is the 'missing' row with x = 1.
+  is the 'missing' row with x = 1. Of a history, the model may make a vector in another way
+  (``afm.history``).
 
 Letters: B rows, F fields, S slots (S ≥ F), R rows of the embedding table.
 """
@@ -51,6 +52,12 @@ class Layout:
             field_of_slot=tuple(f for f, i in enumerate(inputs) for _ in range(i.width)),
             rows=ends[-1],
         )
+
+    @property
+    def histories(self) -> dict[int, slice]:
+        """The slots of each field that is a history, by its number."""
+        first = np.cumsum([0, *(i.width for i in self.inputs)]).tolist()
+        return {f: slice(first[f], first[f + 1]) for f, i in enumerate(self.inputs) if i.history}
 
 
 def from_arrow(

@@ -429,6 +429,12 @@ class ModelConfig(Section):
     pair_bias: bool = Field(
         True, description="A learned bias per pair of fields in the attention logit."
     )
+    history: Literal["mean", "self_attention", "gru"] = Field(
+        "mean",
+        description="What makes a vector of the embeddings that a `history` lists: their `mean`; "
+        "`self_attention` (SASRec, Kang & McAuley, ICDM 2018) or a `gru` (GRU4Rec, Hidasi et al., "
+        "ICLR 2016), which know the order and start as the mean.",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the pooled vector.")
     embedding_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
     init_std: float = Field(0.1, gt=0, description="Standard deviation of initial embeddings.")
@@ -777,6 +783,11 @@ class Config(Section):
                     f"history {history.name!r} needs a field of side item with encode: index, "
                     f"but {field.name!r} is {field.side} and {field.encode}"
                 )
+        if self.model.history != "mean" and not self.history:
+            problems.append(
+                f"model.history: {self.model.history} has nothing to encode; "
+                "name a `history`, or leave it out"
+            )
         return problems
 
     def _key_problems(self) -> list[str]:
