@@ -195,7 +195,17 @@ def test_differences(shown: Page, rows: pd.DataFrame) -> None:
         low, high = numbers(row[2].split(" to "))
         assert numbers([row[1], row[3]]) == pytest.approx([auc, log_loss], abs=2e-4)
         assert low < auc < high
-        assert high - low == pytest.approx(0.06, abs=0.03)
+        assert high - low == pytest.approx(bootstrapped_width(rows, name), rel=0.3)
+
+
+def bootstrapped_width(rows: pd.DataFrame, name: str) -> float:
+    """Width of the interval that has 95 % of the differences in AUC, of rows drawn anew."""
+    random, found = np.random.default_rng(0), []
+    for _ in range(200):
+        drawn = rows.iloc[random.integers(0, len(rows), len(rows))]
+        afm, other = (peer.roc_auc_score(drawn["label"], drawn[m]) for m in ("afm", name))
+        found.append(afm - other)
+    return float(4 * np.std(found))
 
 
 def test_curves_against_scikit_learn(shown: Page, rows: pd.DataFrame) -> None:
@@ -209,7 +219,8 @@ def test_curves_against_scikit_learn(shown: Page, rows: pd.DataFrame) -> None:
         tenths = zip(np.array_split(p, 10), np.array_split(y, 10), strict=True)
         for row, (mean, share) in zip(shown.tables["calibration"][2:], tenths, strict=True):
             cells = numbers(row[1 + 2 * n : 3 + 2 * n])
-            assert cells == pytest.approx([mean.mean(), share.mean()], abs=0.01)
+            # Equal scores lie on both sides of the border of two tenths: in any order.
+            assert cells == pytest.approx([mean.mean(), share.mean()], abs=0.02)
 
 
 def test_distribution(shown: Page, rows: pd.DataFrame) -> None:
@@ -391,7 +402,8 @@ def test_a_sample_says_so(config: Config, rows: pd.DataFrame, monkeypatch) -> No
     every = score_test_rows(tables, prepared, models)
     assert not every.is_sample
     np.testing.assert_allclose(np.sort(every.scores["fwfm"]), np.sort(rows["fwfm"]), atol=1e-4)
-    assert set(some.scores["afm"]) <= set(every.scores["afm"])
+    nearest = np.abs(some.scores["afm"][:, None] - every.scores["afm"]).min(axis=1)
+    assert nearest.max() <= 1e-5  # sums of other batches round otherwise
     share = [np.mean(s.labels) for s in (some, every)]
     assert share[0] == pytest.approx(share[1], abs=0.08)
 
