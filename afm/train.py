@@ -6,7 +6,8 @@ ranks, with the same weights as one that was not. Every random choice follows fr
 step, rank).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import monotonic
 
@@ -24,11 +25,11 @@ from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
 from afm.objective import gradients
 from afm.optimizers import Optimizers
-from afm.order import Shuffle, onward
+from afm.order import Leg, Shuffle, onward
 from afm.pretrained import start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
-from afm.reader import Batch, Part
+from afm.reader import Ahead, Batch, Part
 from afm.run import Plan, finished_run, make_plan
 from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch
@@ -93,13 +94,20 @@ def train(
     settings = config.train
     names = settings.logs if ranks.leads else ()
     with open_logs(names, plan, trainee.position.curves) as logs:
-        with Writer(plan.folder) as writer:
+        with Writer(plan.folder) as writer, ExitStack() as reading:
+            number = len(trainee.position.curves) + 1
+            batches = reading.enter_context(closing(_read(plan, number, trainee.position.legs)))
             while not is_over(trainee.position.curves, settings):
                 if trainee.position.curves:
                     watch(trainee.position.curves)
-                loss, speed, time = _train_epoch(plan, trainee, ranks, progress, writer, device)
+                loss, speed, time = _train_epoch(
+                    plan, trainee, batches, ranks, progress, writer, device
+                )
+                number = len(trainee.position.curves) + 1
+                if number < settings.epochs:  # while validation rows are measured
+                    batches = reading.enter_context(closing(_read(plan, number + 1)))
                 validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
-                epoch = Epoch(len(trainee.position.curves) + 1, loss, validation, speed, time)
+                epoch = Epoch(number, loss, validation, speed, time)
                 trainee.position = Position(curves=(*trainee.position.curves, epoch))
                 if ranks.leads:
                     best = best_epoch(trainee.position.curves, settings.stop_on)
@@ -152,15 +160,22 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device, loss: Los
     return compute(state_from_counts(*everyones.numpy().T), loss)
 
 
+def _read(plan: Plan, epoch: int, legs: Sequence[Leg] = ()) -> Ahead[Batch]:
+    """Begins to read what these steps left of an epoch."""
+    settings = plan.config.train
+    return plan.train.batches(Shuffle(settings.seed, epoch, settings.shuffle_rows), legs)
+
+
 def _train_epoch(
     plan: Plan,
     trainee: Trainee,
+    batches: Iterator[Batch],
     ranks: Ranks,
     progress: Progress,
     writer: Writer,
     device: torch.device,
 ) -> tuple[float, float, Shares]:
-    """Trains on what is left of an epoch.
+    """Trains on what is left of an epoch, which are these batches.
 
     Returns:
         The mean log loss of all of its rows, penalties aside; rows per second; where time went.
@@ -174,13 +189,12 @@ def _train_epoch(
     loss = torch.tensor(loss_before, dtype=torch.float64, device=device)
     weight = weight_before
     rows_before = rows_done = min(before.steps * settings.batch_size, plan.train.rows)  # or so
+    seeds = _seeds(settings.seed, number, ranks.rank, count=plan.train.steps)
     begin, talked, reading = monotonic(), ranks.watch.seconds, Stopwatch()
     progress.start_epoch(rows_before)
-    shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
-    batches = reading.waiting_for(plan.train.batches(shuffle, before.legs))
-    for step, batch in enumerate(batches, before.steps + 1):
+    for step, batch in enumerate(reading.waiting_for(batches), before.steps + 1):
         # Dropout draws from torch's own generator; other ranks drop other numbers.
-        _generator(device).manual_seed(_seed(settings.seed, number, step, ranks.rank))
+        _generator(device).manual_seed(seeds[step - 1])
         rows, x, labels, counts = _tensors(batch, device)
         sum_of_losses, *of_look_ups = gradients(
             model,
@@ -191,7 +205,8 @@ def _train_epoch(
         )
         steps_before = (number - 1) * plan.train.steps + step - 1
         rate = learning_rate(settings, before.curves, steps_before, plan.train.steps)
-        trainee.optimizers.step(ranks, rate, *looked_up(rows, x, *of_look_ups))
+        numbers = None if plan.train.layout.only_indices else x
+        trainee.optimizers.step(ranks, rate, *looked_up(rows, numbers, *of_look_ups))
         loss += sum_of_losses
         weight += batch.weight
         rows_done += batch.global_rows
@@ -302,8 +317,9 @@ def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor
     return rows, x, labels, weights
 
 
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+def _seeds(*parts: int, count: int) -> list[int]:
+    seeds: list[int] = np.random.SeedSequence(parts).generate_state(count).tolist()
+    return seeds
 
 
 def _generator(device: torch.device) -> torch.Generator:
