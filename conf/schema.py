@@ -791,6 +791,31 @@ class ReportConfig(Section):
     users: int = Field(3, ge=0, description="Users whose recommendations it shows.")
 
 
+class MonitorConfig(Section):
+    """What `jobs/monitor.py` compares, and when it raises an alarm.
+
+    Differences that may be chance are none, however large.
+    """
+
+    batch: str | None = Field(
+        None, description="The batch to compare; the one appended last if left out."
+    )
+    psi: float = Field(
+        0.2,
+        gt=0,
+        description="Population stability index beyond which a field, or the scores, moved. 0.1 is "
+        "often called a small shift, 0.25 a large one.",
+    )
+    missing: float = Field(
+        0.05, ge=0, description="How far a field's share of missing values may change."
+    )
+    unseen: float = Field(
+        0.1, ge=0, description="How far a field's share of values unseen in training may rise."
+    )
+    label: float = Field(0.05, ge=0, description="How far the share of positive rows may change.")
+    auc: float = Field(0.05, ge=0, description="How far the model's AUC may fall.")
+
+
 class Tables(Section):
     """Where our own tables and models live."""
 
@@ -831,6 +856,7 @@ class Config(Section):
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig)
     tables: Tables
 
     @model_validator(mode="after")

@@ -23,7 +23,7 @@ import jobs
 FOLDER = Path(jobs.__path__[0])
 SPARK_CONF = Path(conf.__path__[0]) / "spark.conf"
 
-ON_SPARK = ("prepare", "evaluate", "score", "synthesize")
+ON_SPARK = ("prepare", "evaluate", "score", "monitor", "synthesize")
 ON_RANKS = ("train", "tune")
 PLAIN = ("report", "doctor")
 

@@ -38,7 +38,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_promises_name_tests_that_exist() -> None:
-    promised = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/reliability.md").read_text())
+    promised = re.findall(
+        r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/reliability.md").read_text()
+    )
     assert len(promised) > 30
     for file, name in promised:
         assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), (file, name)

@@ -10,7 +10,17 @@ import pytest
 
 from tests.jobs.commands import BIN, ENVIRONMENT, ROOT
 
-JOBS = ("prepare", "train", "evaluate", "score", "report", "tune", "synthesize", "doctor")
+JOBS = (
+    "prepare",
+    "train",
+    "evaluate",
+    "score",
+    "report",
+    "tune",
+    "monitor",
+    "synthesize",
+    "doctor",
+)
 
 
 def afm(
