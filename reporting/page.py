@@ -15,6 +15,7 @@ from afm.metrics import compute
 from conf.schema import Config
 from reporting import figures
 from reporting.attention import view_pairs
+from reporting.batches import read_batches
 from reporting.by_value import FEW, auc_by_value
 from reporting.commands import Commands
 from reporting.data import read_data
@@ -138,6 +139,7 @@ def make_page(config: Config, commands: Commands, now: datetime) -> str:
             main=main,
             verdict=attempt(lambda: judge(main, aucs.need, differences.need)),
             data=data,
+            batches=attempt(lambda: read_batches(tables)),
             training=training,
             curves=_learning(training.content or []),
             scored=scored,

@@ -2,6 +2,7 @@
 
 import html
 import re
+from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,11 @@ import pytest
 from sklearn import metrics as peer
 
 import jobs.evaluate
+import jobs.monitor
 from afm.artifact import load
 from conf.schema import Config
 from features.prepare import prepare
+from jobs.monitor import Finding
 from reporting.models import find_models
 from reporting.scored import score_test_rows
 from reporting.tables import Tables, read_prepared
@@ -148,6 +151,26 @@ def test_fields(config: Config, shown: Page) -> None:
     assert table["price"][3:] == ["–"] * 4
     assert numbers(table["maker"][3:4]) == [5]
     assert table["title"][1] == "shown only"
+
+
+def test_batches_that_were_added(spark, config: Config) -> None:
+    assert "batches" not in Page(page(config)).tables
+    found = [
+        Finding("price", "psi", None, 0.4, 0.2, True),
+        Finding("age", "psi", None, 0.01, 0.2, False),
+        Finding(None, "psi", None, 0.125, 0.2, False),
+        Finding("<city>", "unseen", 0.01, 0.3, 0.1, True),
+        Finding(None, "auc", 0.7, 0.6125, 0.05, True),
+    ]
+    jobs.monitor.keep(spark, config, "friday", 1234, None, found)
+    jobs.monitor.keep(spark, config, "saturday", 99, None, found[1:2])
+    today = f"{datetime.now(UTC):%d %B %Y}"
+    moved = "price 0.40, scores 0.12, age 0.01"
+    friday = (moved, "0.6125", "price: moved, <city>: unseen, AUC")
+    assert Page(page(config)).body("batches") == [
+        ["saturday", today, "99", "age 0.01", "–", "none"],
+        ["friday", today, "1,234", *friday],
+    ]
 
 
 def test_training(config: Config, shown: Page) -> None:
