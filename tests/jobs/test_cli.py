@@ -63,7 +63,7 @@ def test_job_on_spark_is_submitted_from_any_folder(tmp_path: Path) -> None:
     """Without an activated environment, and its exit code and message come through."""
     plain = ENVIRONMENT | {"PATH": os.environ["PATH"]}
     result = afm("score", "--spark", "driver-memory=1g", "no.yaml", cwd=tmp_path, environment=plain)
-    first, *rest = result.stderr.splitlines()
+    first, *rest = (result.stderr + result.stdout).splitlines()
     assert re.fullmatch(
         r"\$ spark-submit --properties-file \S+/conf/spark.conf --driver-memory 1g "
         r"\S+/jobs/score.py no.yaml",

@@ -86,8 +86,8 @@ def test_what_moved_is_named(spark, config: Config) -> None:
     assert {field for field, _ in found} <= {"age", "hour", "genre", "hour_genre", "-"}
     for sentence in (
         r"ALARM age: psi ",
-        r"ALARM hour: 3\d\.\d% unseen, was 0\.0%, may differ by 10\.0%",
-        r"ALARM genre: 3\d\.\d% missing, was 0\.0%",
+        r"ALARM hour: [23]\d\.\d% unseen, was 0\.0%, may differ by 10\.0%",
+        r"ALARM genre: [23]\d\.\d% missing, was 0\.0%",
         r"ALARM labels: 6\d\.\d% positive, was ",
     ):
         assert pd.Series([result.stdout]).str.contains(sentence).all(), result.stdout
