@@ -25,7 +25,7 @@ SPARK_CONF = Path(conf.__path__[0]) / "spark.conf"
 
 ON_SPARK = ("prepare", "evaluate", "score", "monitor", "synthesize")
 ON_RANKS = ("train", "tune")
-PLAIN = ("report", "doctor")
+PLAIN = ("init", "report", "doctor")
 
 SPARK_OPTIONS: list[click.Parameter] = [
     click.Option(
