@@ -26,6 +26,7 @@ TELLING = 0.95
 """AUC of a column alone beyond which it is taken to be known only after the label."""
 
 Side = Literal["user", "item", "context"]
+KEYS: tuple[Side, Side] = ("user", "item")
 
 _USER = r"(user|member|customer|visitor|viewer|account|client|reader|u)"
 _ITEM = (
@@ -118,7 +119,8 @@ def read_sample(path: str) -> Sample:
 
 
 def _plain(table: pa.Table) -> pd.DataFrame:
-    return table.to_pandas(timestamp_as_object=False)
+    rows: pd.DataFrame = table.to_pandas()
+    return rows
 
 
 def _read_text(file: Path, path: str) -> Sample:
@@ -177,28 +179,23 @@ def guess(rows: pd.DataFrame) -> Guess:
     Raises:
         GuessError: No column looks like a label, or fewer than two like fields.
     """
-    named = not all(re.fullmatch(r"c\d+", name) for name in rows)
+    rows = rows.rename(columns=str)
+    named = not all(re.fullmatch(r"c\d+", name) for name in _names(rows))
     target, label, why = _label(rows, named)
     keys = _keys(rows.drop(columns=target), named)
     positive = _positive(rows[target], label)
-    fields, left_out = list[Field](), {target: "the label"}
-    sides = {key: keys[key] for key in ("user", "item") if key in keys}
-    for side, column in sides.items():
-        fields.append(Field(_key_field(side, column, rows), "the key"))
-    for name in rows.columns:
+    fields, left_out = list[Field](), dict[str, str]()
+    sides: dict[Side, str] = {key: keys[key] for key in KEYS if key in keys}
+    for key, column in sides.items():
+        fields.append(Field(_key_field(key, column, rows), "the key"))
+    for name in _names(rows):
         if name == target or name in keys.values():
             continue
         reason = _no_field(name, rows[name], positive, bool(sides))
         if reason:
             left_out[name] = reason
             continue
-        side = _side(rows, name, sides)
-        if side == "context" and sides and _OUTCOME.search(name):
-            left_out[name] = (
-                "differs from row to row and sounds like something known only afterwards"
-            )
-            continue
-        field = _field(name, side, rows[name])
+        field = _field(name, _side(rows, name, sides), rows[name])
         if field is None:
             left_out[name] = "almost every row has another value"
         else:
@@ -210,13 +207,17 @@ def guess(rows: pd.DataFrame) -> Guess:
     return Guess(label, why, {k: _quoted(c) for k, c in keys.items()}, tuple(fields), left_out)
 
 
+def _names(rows: pd.DataFrame) -> list[str]:
+    return [str(name) for name in rows.columns]
+
+
 def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z_]\w*", name) else f"`{name}`"
 
 
 def _label(rows: pd.DataFrame, named: bool) -> tuple[str, str, str]:
     """The column of the label, the expression, and why."""
-    candidates = [n for n in rows if _LABEL.match(str(n))] if named else list(rows)
+    candidates = [name for name in _names(rows) if _LABEL.match(name) or not named]
     for name in candidates:
         values = set(rows[name].dropna().unique().tolist())
         if values == {0, 1} or values == {False, True}:
@@ -248,17 +249,17 @@ def _keys(rows: pd.DataFrame, named: bool) -> dict[str, str]:
         found = {}
         for key, words in (("user", _USER), ("item", _ITEM)):
             pattern = re.compile(_KEY.format(words), re.I)
-            name = next((n for n in rows if pattern.match(str(n))), None)
+            name = next((n for n in _names(rows) if pattern.match(n)), None)
             if name is not None:
                 found[key] = name
-        times = [n for n in rows if _TIME.match(str(n)) and _is_time(rows[n])]
+        times = [n for n in _names(rows) if _TIME.match(n) and _is_time(rows[n])]
         # The finest clock that there is.
         times.sort(key=lambda n: -rows[n].nunique())
         return found | ({"time": times[0]} if times else {})
     if len(rows.columns) > 5:  # a table of features rather than a log of who did what
         return {}
-    times = [n for n in rows if _is_time(rows[n])]
-    ids = [n for n in rows if n not in times and 1 < rows[n].nunique() < len(rows) / 2]
+    times = [n for n in _names(rows) if _is_time(rows[n])]
+    ids = [n for n in _names(rows) if n not in times and 1 < rows[n].nunique() < len(rows) / 2]
     found = dict(zip(("user", "item"), ids, strict=False))
     return found | ({"time": times[0]} if times else {})
 
@@ -287,6 +288,8 @@ def _no_field(
     values = column.dropna()
     if not isinstance(values.iloc[0], list | np.ndarray) and values.nunique() < 2:
         return "always has the same value"
+    if has_keys and _OUTCOME.search(name):
+        return "sounds like something that is known only afterwards"
     if has_keys and (auc := _alone(column, positive)) > TELLING:
         return f"alone has an AUC of {auc:.2f}: it is known only after the label"
     if pd.api.types.is_datetime64_any_dtype(column) or (_is_time(column) and _TIME.search(name)):
@@ -306,17 +309,15 @@ def _alone(column: "pd.Series[Any]", positive: "pd.Series[Any]") -> float:
     return max(auc, 1 - auc)
 
 
-def _side(rows: pd.DataFrame, name: str, sides: dict[str, str]) -> Side:
+def _side(rows: pd.DataFrame, name: str, sides: dict[Side, str]) -> Side:
     """The side on which a column depends: each key has one value of it, but for a few."""
     text = rows[name].astype(str)
-    for side in ("item", "user"):
-        if side not in sides:
-            continue
+    for side in reversed(sides):  # what follows from both is the item's
         groups = text.groupby(rows[sides[side]])
         sizes, distinct = groups.size(), groups.nunique()
         seen = sizes >= 2
         if seen.any() and (distinct[seen] == 1).mean() >= 0.98 and text.nunique() > 1:
-            return "item" if side == "item" else "user"
+            return side
     return "context"
 
 
@@ -336,6 +337,8 @@ def _field(name: str, side: Side, column: "pd.Series[Any]") -> Field | None:
         if distinct <= FEW or looks_like_id:
             rare = {"min_count": 2} if distinct > 1000 else {}
             return Field(base | {"encode": "index"} | rare, f"{distinct:,} values")
+        if side == "context" and distinct > len(values) / 2 and _is_whole(column):
+            return None
         low, middle, high = np.percentile(values.astype(float), [0, 50, 99])
         skewed = high - low > 10 * max(middle - low, 1e-9)
         scale = "log1p" if skewed else "standard"

@@ -63,7 +63,7 @@ def test_log_with_names() -> None:
     assert fields["topics"]["encode"] == "multi"
     assert fields["hour"]["expr"] == "hour(timestamp_seconds(ts))"
     assert found.left_out.keys() >= {"dwell_time", "is_liked", "version", "nothing", "session"}
-    assert "known only after" in found.left_out["dwell_time"]
+    assert "known only after" in found.left_out["is_liked"]
     assert found.left_out["nothing"] == "is empty"
 
 

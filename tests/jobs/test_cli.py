@@ -19,6 +19,7 @@ JOBS = (
     "tune",
     "monitor",
     "synthesize",
+    "init",
     "doctor",
 )
 
