@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests start many JVMs, none for long: what their second compiler gains is less than what it takes.
+os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 
