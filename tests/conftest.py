@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 # Tests start many JVMs, none for long: what their second compiler gains is less than what it takes.
-os.environ.setdefault("SPARK_SUBMIT_OPTS", "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC")
+# The first alone gets room for 48 MB of code, which a whole suite fills, and then the JVM ends.
+JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
+os.environ.setdefault("SPARK_SUBMIT_OPTS", JVM)
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
