@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 # Tests start many JVMs, none for long: what their second compiler gains is less than what it takes.
-# The first alone gets room for 48 MB of code, which a whole suite fills, and then the JVM ends.
-JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -XX:+UseSerialGC"
+# The first alone has room for 48 MB of code, and makes larger frames of ALS's recursion.
+JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xss16m -XX:+UseSerialGC"
 os.environ.setdefault("SPARK_SUBMIT_OPTS", JVM)
 
 ROOT = Path(__file__).parents[1]
