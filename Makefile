@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo test test-faults bench bench-features bench-train bench-score lint lock dist clean
+.PHONY: help setup demo report test test-faults bench bench-features bench-train bench-score bench-accuracy peers lint lock dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -11,6 +11,9 @@ setup: ## make .venv: packages, Horovod, Delta for Spark (about 4 minutes once, 
 
 demo: setup ## from raw logs to recommendations, on a small public data set
 	@tools/demo.sh
+
+report: setup ## a page about the demo's run: build/movielens/report.html
+	python jobs/report.py conf/movielens.yaml
 
 test: setup ## run the tests, two files at a time
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
@@ -23,10 +26,15 @@ bench: bench-features bench-train bench-score ## measure everything side by side
 bench-features: setup ## fit and transform against Spark ML (about 25 minutes; makes 20 million rows)
 	spark-submit --properties-file conf/spark.conf --driver-memory 2g benchmarks/bench_features.py
 
-bench-train: setup ## training against DeepCTR-Torch, FuxiCTR and plain torch (about half an hour)
+bench-train: peers ## training against DeepCTR-Torch, FuxiCTR and plain torch (about half an hour)
+	python benchmarks/bench_train.py
+
+bench-accuracy: peers ## test AUC against FM, FwFM and DeepCTR-Torch (about 25 minutes; DATA=folder of the MovieLens logs)
+	python benchmarks/bench_accuracy.py $(if $(DATA),data=$(DATA))
+
+peers: setup
 	uv venv -q --allow-existing --python .venv/bin/python build/bench/peers
 	uv pip install -q --python build/bench/peers/bin/python -r benchmarks/peers.txt
-	python benchmarks/bench_train.py
 
 bench-score: setup ## scoring all pairs against Spark ALS and a naive cross join (about half an hour)
 	spark-submit --properties-file conf/spark.conf benchmarks/bench_score.py

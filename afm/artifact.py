@@ -8,6 +8,7 @@
         manifest.json           what made them; written last, so a folder that has it is finished
         checkpoint/             of a run that is not finished (see afm.checkpoint)
     <models root>/<model>/latest -> <run>
+    <models root>/tune/         searches (see afm.search)
 
 Every file is written under another name, synced and renamed, and nothing is pickled. This module
 imports neither torch nor Spark: Spark's workers load models with it.
@@ -32,7 +33,7 @@ from afm.errors import ArtifactError
 from afm.forward import Weights
 from afm.metrics import Metrics
 from afm.slots import Layout
-from conf.schema import Config, Section, digest
+from conf.schema import NOT_THE_MODEL, Config, Section, digest
 from features.spec import FeatureSpec
 
 LATEST = "latest"
@@ -104,7 +105,8 @@ class Artifact:
     weights: dict[str, NDArray[np.float32]]
     """By name: ``bias`` (), ``linear`` (R,), ``embedding`` (R, K); for AFM also ``p`` (K,) and
     ``attention.`` with ``W`` (A, K), ``b`` (A,), ``h`` (A,), ``pair_bias`` (P,); for FwFM also
-    ``pair_weights`` (P,)."""
+    ``pair_weights`` (P,); for each history that is encoded, ``history.<n>.`` and the names of
+    ``afm.history_vectors``."""
 
     @property
     def layout(self) -> Layout:
@@ -144,7 +146,7 @@ def identity_of(
     """
     return digest(
         config.model.model_dump_json(),
-        config.train.model_dump_json(exclude={"run", "checkpoint_steps"}),
+        config.train.model_dump_json(exclude=set(NOT_THE_MODEL)),
         spec.hash,
         features.model_dump_json(),
         *([] if pretrained is None else [pretrained]),

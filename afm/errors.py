@@ -17,5 +17,13 @@ class TrainError(ModelError):
     """A training run cannot go on."""
 
 
+class DivergedError(TrainError):
+    """Losses or scores are no finite numbers any more. All ranks raise it, at the same place."""
+
+
+class EndedEarly(TrainError):
+    """Who watches a run has ended it. All ranks raise it, at the same place."""
+
+
 class ArtifactError(ModelError):
     """A model folder is missing, unfinished, damaged or made for other tables."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from afm.history_vectors import Encoder, encode, encoders, weight_shapes
 from afm.slots import Layout, to_slots
 
 Scale = Literal["pairs", "none"]
@@ -57,6 +58,8 @@ class Parameters:
     """r (P,) for FwFM, None for the others."""
     scale: int
     """c: P or 1."""
+    history: Mapping[int, Encoder]
+    """What encodes histories, by the numbers of their fields; the vectors of others are means."""
 
     @classmethod
     def of(cls, weights: Weights, layout: Layout, scale: Scale) -> "Parameters":
@@ -65,7 +68,8 @@ class Parameters:
         Args:
             weights: ``bias``, ``linear``, ``embedding``; for AFM also ``attention.W``,
                 ``attention.b``, ``attention.h``, ``attention.pair_bias`` and ``p``; for FwFM also
-                ``pair_weights``.
+                ``pair_weights``; for each history that is encoded, ``history.<n>.`` with the
+                weights of its encoder.
             layout: The fields' layout.
             scale: ``pairs``: c = P; ``none``: c = 1. FM and FwFM have c = P, whatever is said here.
 
@@ -83,10 +87,12 @@ class Parameters:
             names |= {f"attention.{name}" for name in ("W", "b", "h", "pair_bias")} | {"p"}
         elif "pair_weights" in weights:
             names |= {"pair_weights"}
+        size = weights["embedding"].shape[-1] if "embedding" in weights else 0
+        of_histories = weight_shapes(weights.keys(), layout, size)
+        names |= of_histories.keys()
         if names != set(weights):
             raise ValueError(f"weights are {sorted(weights)}, not {sorted(names)}")
-        size = weights["embedding"].shape[-1]
-        shapes: dict[str, tuple[int, ...]] = {
+        shapes: dict[str, tuple[int, ...]] = of_histories | {
             "linear": (layout.rows,),
             "embedding": (layout.rows, size),
         }
@@ -123,6 +129,7 @@ class Parameters:
             else None,
             pair_weights=weights.get("pair_weights"),
             scale=1 if is_afm and scale == "none" else pairs,
+            history=encoders(weights, layout),
         )
 
     def double(self) -> "Parameters":
@@ -137,6 +144,8 @@ def field_vectors(
     parameters: Parameters, fields: Sequence[int], columns: Columns
 ) -> tuple[Floats, Floats]:
     """Vectors v_f = Σ_s x_s V[row_s] of some fields, and their linear terms Σ_s x_s w[row_s].
+
+    Of a history that is encoded, the vector is the encoder's.
 
     Args:
         parameters: The model.
@@ -162,11 +171,17 @@ def field_vectors(
     )
     rows, x = to_slots(part, columns)  # (B, S)
     first = np.searchsorted(part.field_of_slot, np.arange(len(inputs)))
-    vectors = parameters.embedding[rows] * x[:, :, None]  # (B, S, K)
+    looked_up = parameters.embedding[rows]  # (B, S, K)
+    vectors = looked_up * x[:, :, None]  # (B, S, K)
     linear = parameters.linear[rows] * x  # (B, S)
-    if rows.shape[1] == len(inputs):
-        return vectors, linear
-    return np.add.reduceat(vectors, first, axis=1), np.add.reduceat(linear, first, axis=1)
+    if rows.shape[1] != len(inputs):
+        vectors = np.add.reduceat(vectors, first, axis=1)  # (B, F', K)
+        linear = np.add.reduceat(linear, first, axis=1)  # (B, F')
+    for n, slots in part.histories.items():
+        if fields[n] in parameters.history:
+            encoder = parameters.history[fields[n]]
+            vectors[:, n] = encode(encoder, looked_up[:, slots], x[:, slots])
+    return vectors, linear
 
 
 def pair_terms(

@@ -21,6 +21,7 @@ from afm.forward import (
     pair_terms,
     row_blocks,
 )
+from afm.history_vectors import encode
 from afm.plan import Plan, make_plan
 from afm.sides import Domain, Side, read_side
 from afm.slots import Layout
@@ -261,6 +262,8 @@ def _typical_logit(parameters: Parameters, plan: Plan, items: Side) -> float:
         if plan.sides[f] != "item":
             rows = layout.offsets[f] + generator.integers(field.cardinality, size=_SAMPLE)
             v[:, f] = parameters.embedding[rows]
+        if f in parameters.history:  # as if they had one value each
+            v[:, f] = encode(parameters.history[f], v[:, [f]], np.ones((_SAMPLE, 1), np.float32))
     logits, _ = pair_terms(parameters, v)  # (sample, P)
     return 4.0 * round(float(np.median(logits.max(axis=1))) / 4.0)
 

@@ -15,20 +15,20 @@ from afm.ranks import Ranks
 
 
 def looked_up(
-    rows: Tensor, x: Tensor, embedding: Tensor, linear: Tensor
+    rows: Tensor, x: Tensor | None, embedding: Tensor, linear: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The look-ups of a batch: its slots but for those of 0, most of which only fill up lists.
 
     Args:
         rows: Embedding rows (B, S).
-        x: Their numbers (B, S).
+        x: Their numbers (B, S); None if none is 0.
         embedding: Gradients of the slots' embeddings (B, S, K).
         linear: Gradients of the slots' linear weights (B, S).
 
     Returns:
         Rows (N,), gradients of their embeddings (N, K) and of their linear weights (N,).
     """
-    if x.all():
+    if x is None or x.all():
         return rows.flatten(), embedding.flatten(0, 1), linear.flatten()
     there = x != 0
     return rows[there], embedding[there], linear[there]

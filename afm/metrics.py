@@ -170,6 +170,7 @@ def compute(state: State, loss: Loss = "log", threshold: float | None = None) ->
     threshold = best_threshold(state) if threshold is None else threshold
     accuracy, f1 = _decided(state, 0.0)
     accuracy_tuned, f1_tuned = _decided(state, threshold)
+    means, shares = calibration(state, loss)
     return Metrics(
         accuracy=accuracy,
         auc=float(wins / (positives * negatives)),
@@ -178,7 +179,7 @@ def compute(state: State, loss: Loss = "log", threshold: float | None = None) ->
         rows=rows,
         positive_rate=positives / rows,
         rmse=float(np.sqrt(squares.sum() / rows)),
-        calibration_error=_calibration_error(state, probability),
+        calibration_error=float(np.abs(shares - means).mean()),
         threshold=threshold,
         accuracy_tuned=accuracy_tuned,
         f1_tuned=f1_tuned,
@@ -204,6 +205,36 @@ def best_threshold(state: State) -> float:
     return (float(below) + float(state.scores[best])) / 2
 
 
+def calibration(
+    state: State, loss: Loss = "log"
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compares mean probabilities with shares of positive rows, in bins of neighbouring scores.
+
+    Rows of one score that fall into two bins are shared out in proportion, positive and negative
+    alike, so that no order of the rows matters.
+
+    Args:
+        state: The rows, at least one.
+        loss: What the scores were trained for.
+
+    Returns:
+        Mean probability and share of positive rows of each bin (BINS,), a tenth of the rows each.
+
+    Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI
+        2015, with bins of equal mass.
+    """
+    mass = state.positives + state.negatives  # (D,)
+    probability = to_probability(state.scores, loss)  # (D,)
+    rows, observed, expected = (
+        np.append(0.0, np.cumsum(each)) for each in (mass, state.positives, mass * probability)
+    )
+    edges = np.linspace(0.0, rows[-1], BINS + 1)
+    means, shares = (
+        np.diff(np.interp(edges, rows, each)) / (rows[-1] / BINS) for each in (expected, observed)
+    )
+    return means, shares
+
+
 def _decided(state: State, threshold: float) -> tuple[float, float]:
     """Accuracy and F1 where scores from a threshold on are predicted positive."""
     hit = state.scores.astype(np.float64) >= threshold
@@ -213,22 +244,6 @@ def _decided(state: State, threshold: float) -> tuple[float, float]:
     right = true_positives + negatives - false_positives
     f1 = 2 * true_positives / (true_positives + false_positives + positives)
     return right / (positives + negatives), f1
-
-
-def _calibration_error(state: State, probability: NDArray[np.float64]) -> float:
-    """Rows of one score that fall into two bins are shared out in proportion, positive and negative
-    alike, so that no order of the rows matters.
-
-    Source: Naeini et al., "Obtaining Well Calibrated Probabilities Using Bayesian Binning", AAAI
-    2015, with bins of equal mass.
-    """
-    mass = state.positives + state.negatives  # (D,)
-    rows, observed, expected = (
-        np.append(0.0, np.cumsum(each)) for each in (mass, state.positives, mass * probability)
-    )
-    edges = np.linspace(0.0, rows[-1], BINS + 1)
-    gaps = np.diff(np.interp(edges, rows, observed) - np.interp(edges, rows, expected))
-    return float(np.abs(gaps).sum() / rows[-1])
 
 
 def _sums(index: NDArray[np.int64], values: ArrayLike, size: int) -> NDArray[np.float64]:

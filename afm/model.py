@@ -11,7 +11,8 @@ Where we differ from the AFM paper, and why:
   a plain AFM learns slowly and often ends below FM. We multiply it by P and start at p = 1 and
   h = 0: attention starts uniform, and the initial AFM is the FM of the same embeddings.
 * ``pair_bias``: the attention logit has a learned number per pair of fields.
-* A field is a few slots, so that it can hold a number or several values (see ``afm.slots``).
+* A field is a few slots, so that it can hold a number or several values (see ``afm.slots``), and a
+  history, of which more than the mean can be taken (see ``afm.history``).
 
 Letters: B rows, F fields, S slots, P = F(F-1)/2 pairs of fields, R rows of the embedding table,
 K embedding, A attention units.
@@ -24,6 +25,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import embedding
 
 from afm.attention import attention_pool, pairs
+from afm.history import HistoryEncoders
 from afm.slots import Layout
 from conf.schema import ModelConfig
 
@@ -91,6 +93,7 @@ class FM(nn.Module):
         self.linear = nn.Parameter(torch.zeros(layout.rows))
         shape = (layout.rows, config.embedding_size)
         self.embedding = nn.Parameter(_normal(shape, config.init_std, generator))
+        self.history = HistoryEncoders(layout, config, generator)
         self.embedding_dropout = nn.Dropout(config.embedding_dropout)
         """On the field vectors."""
         self.dropout = nn.Dropout(config.dropout)
@@ -134,6 +137,7 @@ class FM(nn.Module):
             Logits (B,).
         """
         v = field_vectors(vectors, x, self.field_of_slot, self.fields)  # (B, F, K)
+        v = self.history(v, vectors, x)  # (B, F, K)
         interaction = self.interaction(self.embedding_dropout(v))  # (B,)
         return linear_term(weights, x, self.bias) + interaction  # (B,)
 

@@ -1,4 +1,6 @@
-"""Starting from a finished FM, as the AFM paper does: its embeddings, linear weights and bias."""
+"""Starting from a finished FM, as the AFM paper does: its embeddings, linear weights and bias, and
+what encodes its histories.
+"""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +12,6 @@ from afm.errors import ArtifactError
 from afm.model import FM
 from conf.schema import Config
 from features.spec import FeatureSpec
-
-SHARED = ("bias", "linear", "embedding")
-"""Weights that all models have."""
 
 
 class Pretrained(NamedTuple):
@@ -34,8 +33,8 @@ def find_pretrained(config: Config, spec: FeatureSpec) -> Pretrained | None:
         The run; None if none is named.
 
     Raises:
-        ArtifactError: There is no such finished run, or it is no FM, or one of other features or of
-            another K.
+        ArtifactError: There is no such finished run, or it is no FM, or one of other features, of
+            another K or of histories that are encoded otherwise.
     """
     named = config.model.pretrained
     if named is None:
@@ -62,12 +61,18 @@ def find_pretrained(config: Config, spec: FeatureSpec) -> Pretrained | None:
             f"{model.embedding_size}, but model.embedding_size is {config.model.embedding_size}. "
             f"Make them equal, or {train_it} and model.embedding_size={config.model.embedding_size}"
         )
+    if model.history not in ("mean", config.model.history):  # as a mean all encoders start
+        raise ArtifactError(
+            f"{begin} {folder} encodes histories by {model.history}, but model.history is "
+            f"{config.model.history}. Make them equal, or {train_it} and "
+            f"model.history={config.model.history}"
+        )
     return Pretrained(folder, manifest.identity)
 
 
 @torch.no_grad()
 def start_from(model: FM, pretrained: Pretrained) -> None:
-    """Fills the weights that a model shares with FM; the others keep their initial values.
+    """Fills the weights that a model shares with an FM; the others keep their initial values.
 
     Args:
         model: A new model.
@@ -76,7 +81,6 @@ def start_from(model: FM, pretrained: Pretrained) -> None:
     Raises:
         ArtifactError: The run's weights cannot be read.
     """
-    weights = load_run(pretrained.folder).weights
-    for name in SHARED:
+    for name, weight in load_run(pretrained.folder).weights.items():
         parameter = model.get_parameter(name)
-        parameter.copy_(torch.from_numpy(weights[name]).view_as(parameter))
+        parameter.copy_(torch.from_numpy(weight).view_as(parameter))

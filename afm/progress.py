@@ -18,10 +18,17 @@ class Progress:
     Args:
         stream: Where to.
         clock: Seconds since some moment.
+        part_of: What the epochs are a part of, shown before each; then they leave no lines.
     """
 
-    def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        clock: Callable[[], float] = time.monotonic,
+        part_of: str = "",
+    ) -> None:
         self._stream = stream
+        self._begin = f"{part_of}  " if part_of else ""
         self._live = stream.isatty()
         self._clock = clock
         self._drawn = 0.0
@@ -56,7 +63,7 @@ class Progress:
         speed = (done - self._before) / max(self._drawn - self._start, 1e-9)
         left = (rows - done) / max(speed, 1e-9)
         self._write(
-            f"epoch {epoch}/{epochs}  {done / rows:4.0%}  loss {loss:.4f}  "
+            f"{self._begin}epoch {epoch}/{epochs}  {done / rows:4.0%}  loss {loss:.4f}  "
             f"{speed:,.0f} samples/s  {_duration(left)} left",
             passing=True,
         )
@@ -69,13 +76,16 @@ class Progress:
             epochs: The last one's number.
             best: Whether none was better.
         """
+        if self._begin and not self._live:
+            return
         metrics = epoch.validation
         self._write(
-            f"epoch {epoch.number}/{epochs}  loss {epoch.train_loss:.4f}  "
+            f"{self._begin}epoch {epoch.number}/{epochs}  loss {epoch.train_loss:.4f}  "
             f"validation AUC {metrics.auc:.4f}  log loss {metrics.log_loss:.4f}  "
             f"{epoch.samples_per_second:,.0f} samples/s  "
             f"waiting for data {_mean(epoch.time.data):.0%}  "
-            f"communicating {_mean(epoch.time.ranks):.0%}{'  best' if best else ''}"
+            f"communicating {_mean(epoch.time.ranks):.0%}{'  best' if best else ''}",
+            passing=bool(self._begin),
         )
 
     def note(self, text: str) -> None:

@@ -27,7 +27,7 @@ from pyarrow import ArrowException
 
 from afm.errors import TableError
 from afm.order import Course, Leg, Shuffle, chart
-from afm.slots import Layout, to_slots
+from afm.slots import Layout, slots_of_fields
 from afm.tables import footers_of, quieten_petastorm
 from conf.schema import Split
 from features.spec import LABEL, WEIGHT
@@ -89,28 +89,25 @@ class Part:
         """Batches that every rank gets."""
         return -(-self.rows // self.batch_size)
 
-    def batches(
-        self, shuffle: Shuffle | None = None, legs: Sequence[Leg] = ()
-    ) -> Generator[Batch, None, None]:
-        """Reads the rank's rows once, or the rest of them.
+    def batches(self, shuffle: Shuffle | None = None, legs: Sequence[Leg] = ()) -> "Ahead[Batch]":
+        """Begins to read the rank's rows once, or the rest of them.
 
         Args:
             shuffle: How to order them; the files' order if left out.
             legs: The steps that were taken before; their rows are left out.
 
-        Yields:
-            ``steps`` batches, less those taken before.
-
-        Raises:
-            TableError: The files cannot be read.
+        Returns:
+            ``steps`` batches, less those taken before. To take one raises TableError if the files
+            cannot be read.
         """
-        return _ahead(self._cut(shuffle, legs), AHEAD)
+        return Ahead(self._cut(shuffle, legs), AHEAD)
 
     def _cut(self, shuffle: Shuffle | None, legs: Sequence[Leg]) -> Generator[Batch, None, None]:
         course = chart(self.groups, self.size, self.batch_size, shuffle, legs)
         rows = Rows.room(self.layout, self.weighted, 0)
+        ones = np.ones((course.sizes.max(initial=0), len(self.layout.field_of_slot)), np.float32)
         # One block is read while another is trained on.
-        with closing(_ahead(self._blocks(course, shuffle), 1)) as blocks:
+        with closing(Ahead(self._blocks(course, shuffle), 1)) as blocks:
             totals = course.sizes.sum(axis=0).tolist()
             for size, total in zip(course.sizes[self.rank].tolist(), totals, strict=True):
                 pieces, rows = [rows[:size]], rows[size:]
@@ -118,7 +115,9 @@ class Part:
                     rows = next(blocks)
                     pieces, rows = [*pieces, rows[:missing]], rows[missing:]
                 taken = Rows.joined(pieces) if len(pieces) > 1 else pieces[0]
-                yield Batch(taken.rows, taken.x, taken.labels, taken.weights, total)
+                x = ones[:size] if taken.x is None else np.ascontiguousarray(taken.x.T)
+                table = taken.rows.T.astype(np.int64, order="C")
+                yield Batch(table, x, taken.labels, taken.weights, total)
 
     def _blocks(self, course: Course, shuffle: Shuffle | None) -> Generator["Rows", None, None]:
         """The rank's blocks, each in its order, without what was read before."""
@@ -143,7 +142,7 @@ class Part:
             reader = _Chosen(self.urls, names, chosen)
             try:
                 for columns in all_rows(reader, sum(self.groups[group] for group in chosen)):
-                    yield Rows.of(self.layout, columns._asdict())
+                    yield Rows.of(self.layout, self.weighted, columns._asdict())
             finally:
                 # Not as a context manager: that prints a line.
                 reader.stop()
@@ -185,26 +184,41 @@ class _Chosen(Reader):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows as slots with their labels, and weights if they have any."""
+    """Rows as slots with their labels, and weights if they have any.
 
-    rows: NDArray[np.int64]
-    x: NDArray[np.float32]
+    Slot by slot, as they are read: so shuffling goes through a column at a time, which the
+    processor's cache holds.
+    """
+
+    rows: NDArray[np.int32 | np.int64]
+    """Embedding rows (S, B); in 32 bits, if they fit."""
+    x: NDArray[np.float32] | None
+    """Their numbers (S, B); None where all are 1."""
     labels: NDArray[np.float32]
     weights: NDArray[np.float32] | None
 
     @classmethod
-    def of(cls, layout: Layout, columns: Mapping[str, NDArray[np.generic]]) -> Self:
+    def of(cls, layout: Layout, weighted: bool, columns: Mapping[str, NDArray[np.generic]]) -> Self:
         """Rows from encoded columns."""
-        weights = columns[WEIGHT].astype(np.float32) if WEIGHT in columns else None
-        return cls(*to_slots(layout, columns), columns[LABEL].astype(np.float32), weights)
+        made = cls.room(layout, weighted, len(columns[LABEL]))
+        first = 0
+        for rows, x in slots_of_fields(layout, columns):
+            slots = slice(first, first := first + rows.shape[1])
+            made.rows[slots] = rows.T
+            if made.x is not None:
+                made.x[slots] = 1 if x is None else x.T
+        made.labels[:] = columns[LABEL]
+        if made.weights is not None:
+            made.weights[:] = columns[WEIGHT]
+        return made
 
     @classmethod
     def room(cls, layout: Layout, weighted: bool, count: int) -> Self:
         """Rows to be filled in."""
-        slots = len(layout.field_of_slot)
+        shape = (len(layout.field_of_slot), count)
         return cls(
-            rows=np.empty((count, slots), np.int64),
-            x=np.empty((count, slots), np.float32),
+            rows=np.empty(shape, np.int32 if layout.rows <= 2**31 else np.int64),
+            x=None if layout.only_indices else np.empty(shape, np.float32),
             labels=np.empty(count, np.float32),
             weights=np.empty(count, np.float32) if weighted else None,
         )
@@ -212,26 +226,38 @@ class Rows:
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Several rows, one after the other."""
-        weights = [p.weights for p in parts if p.weights is not None]
         return cls(
-            np.concatenate([p.rows for p in parts]),
-            np.concatenate([p.x for p in parts]),
-            np.concatenate([p.labels for p in parts]),
-            np.concatenate(weights) if weights else None,
+            np.concatenate([part.rows for part in parts], axis=1),
+            _joined([part.x for part in parts]),
+            np.concatenate([part.labels for part in parts]),
+            _joined([part.weights for part in parts]),
         )
 
     def put(self, places: NDArray[np.int64], rows: "Rows") -> None:
         """Fills in some of the rows."""
-        self.rows[places], self.x[places], self.labels[places] = rows.rows, rows.x, rows.labels
-        if self.weights is not None:
-            self.weights[places] = rows.weights
+        for own, given in zip(self._columns(), rows._columns(), strict=True):
+            own[places] = given
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, which: slice) -> "Rows":
+        x = None if self.x is None else self.x[:, which]
         weights = None if self.weights is None else self.weights[which]
-        return Rows(self.rows[which], self.x[which], self.labels[which], weights)
+        return Rows(self.rows[:, which], x, self.labels[which], weights)
+
+    def _columns(self) -> Iterator[NDArray[Any]]:
+        """All that it has of its rows (B,)."""
+        yield from self.rows
+        yield from () if self.x is None else self.x
+        yield self.labels
+        if self.weights is not None:
+            yield self.weights
+
+
+def _joined(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
+    there = [part for part in parts if part is not None]
+    return np.concatenate(there, axis=-1) if there else None
 
 
 def open_part(
@@ -316,32 +342,64 @@ def all_rows(reader: Any, expected: int) -> Iterator[Any]:
         yield columns
 
 
-def _ahead(items: Generator[T, None, None], depth: int) -> Generator[T, None, None]:
-    """The same items, made on a thread of their own, at most ``depth`` in advance."""
-    queue: SimpleQueue[Any] = SimpleQueue()
-    room, stop, end = Semaphore(depth), Event(), object()
+class Ahead(Iterator[T]):
+    """The same items, made from now on, on a thread of their own, at most ``depth`` in advance.
 
-    def work() -> None:
-        try:
-            while room.acquire() and not stop.is_set():
-                item = next(items, end)
-                queue.put(item)
-                if item is end:
-                    return
-        except Exception as error:
-            queue.put(error)
-        finally:
-            items.close()  # which stops Petastorm
+    To be closed, or else it is when nobody refers to it any more.
 
-    thread = Thread(target=work, daemon=True)
-    thread.start()
+    Args:
+        items: The items; closed with it.
+        depth: How many.
+    """
+
+    def __init__(self, items: Generator[T, None, None], depth: int) -> None:
+        self._queue: SimpleQueue[Any] = SimpleQueue()
+        self._room, self._stop = Semaphore(depth), Event()
+        # The thread must not refer to this object, or there always were somebody who does.
+        parts = (items, self._queue, self._room, self._stop)
+        self._thread = Thread(target=_make, args=parts, daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> T:
+        if self._stop.is_set():
+            raise StopIteration
+        item = self._queue.get()
+        if isinstance(item, _End):
+            self.close()
+            if item.error:
+                raise item.error
+            raise StopIteration
+        self._room.release()
+        made: T = item
+        return made
+
+    def close(self) -> None:
+        """Makes no more items."""
+        self._stop.set()
+        self._room.release()
+        self._thread.join()
+
+    __del__ = close
+
+
+@dataclass(frozen=True)
+class _End:
+    """There are no more items, or what came instead."""
+
+    error: Exception | None = None
+
+
+def _make(
+    items: Generator[Any, None, None], queue: SimpleQueue[Any], room: Semaphore, stop: Event
+) -> None:
+    end = _End()
     try:
-        while (item := queue.get()) is not end:
-            room.release()
-            if isinstance(item, Exception):
-                raise item
-            yield item
+        while room.acquire() and not stop.is_set():
+            item = next(items, end)
+            queue.put(item)
+            if item is end:
+                return
+    except Exception as error:
+        queue.put(_End(error))
     finally:
-        stop.set()
-        room.release()
-        thread.join()
+        items.close()  # which stops Petastorm

@@ -7,12 +7,13 @@ with. Field f's vector is the sum over its slots, v_f = Σ_s x_s · V[row_s], an
 * ``index``: one slot, x = 1;
 * ``value``: one slot, its only row, x = the number (Rendle, ICDM 2010, eq. 1);
 * ``multi``: ``width`` slots, x = 1/n on the n values that are there; if none is, the first slot
-  is the 'missing' row with x = 1.
+  is the 'missing' row with x = 1. Of a history, the model may make a vector in another way
+  (``afm.history``).
 
 Letters: B rows, F fields, S slots (S ≥ F), R rows of the embedding table.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,6 +52,17 @@ class Layout:
             field_of_slot=tuple(f for f, i in enumerate(inputs) for _ in range(i.width)),
             rows=ends[-1],
         )
+
+    @property
+    def only_indices(self) -> bool:
+        """Whether every slot's x is 1, whatever the row."""
+        return all(field.encode == "index" for field in self.inputs)
+
+    @property
+    def histories(self) -> dict[int, slice]:
+        """The slots of each field that is a history, by its number."""
+        first = np.cumsum([0, *(i.width for i in self.inputs)]).tolist()
+        return {f: slice(first[f], first[f + 1]) for f, i in enumerate(self.inputs) if i.history}
 
 
 def from_arrow(
@@ -93,26 +105,44 @@ def to_slots(
         ValueError: An index lies outside its field's vocabulary.
     """
     rows, x = [], []
+    for rows_of_field, x_of_field in slots_of_fields(layout, columns):
+        rows.append(rows_of_field)
+        x.append(np.ones(rows_of_field.shape, np.float32) if x_of_field is None else x_of_field)
+    return np.concatenate(rows, axis=1), np.concatenate(x, axis=1)
+
+
+def slots_of_fields(
+    layout: Layout, columns: Mapping[str, NDArray[np.generic]]
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32] | None]]:
+    """The slots of :func:`to_slots`, field by field.
+
+    Args:
+        layout: The fields' layout.
+        columns: An array per field, as there.
+
+    Yields:
+        A field's embedding rows (B, width) and their numbers x (B, width); None where all are 1.
+
+    Raises:
+        ValueError: An index lies outside its field's vocabulary.
+    """
     for field, offset in zip(layout.inputs, layout.offsets, strict=True):
         column = np.asarray(columns[field.name])
         if field.encode == "value":
-            rows.append(np.full((len(column), 1), offset, np.int64))
-            x.append(column.astype(np.float32)[:, None])
+            rows = np.full((len(column), 1), offset, np.int64)
+            yield rows, column.astype(np.float32)[:, None]
             continue
-        index = column.astype(np.int64).reshape(len(column), field.width)
+        index = column.reshape(len(column), field.width)
         if index.size and not 0 <= index.min() <= index.max() < field.cardinality:
             raise ValueError(
                 f"field {field.name}: index {index.min()}…{index.max()} outside its vocabulary "
                 f"of {field.cardinality}"
             )
-        rows.append(index + offset)
-        x.append(
-            _mean_weights(index) if field.encode == "multi" else np.ones(index.shape, np.float32)
-        )
-    return np.concatenate(rows, axis=1), np.concatenate(x, axis=1)
+        x = _mean_weights(index) if field.encode == "multi" else None
+        yield index.astype(np.int64, copy=False) + offset, x
 
 
-def _mean_weights(index: NDArray[np.int64]) -> NDArray[np.float32]:
+def _mean_weights(index: NDArray[np.generic]) -> NDArray[np.float32]:
     present = index != MISSING  # (B, width)
     count = present.sum(axis=1, keepdims=True)
     weights = np.where(present, 1.0 / np.maximum(count, 1), 0.0)

@@ -6,6 +6,8 @@ ranks, with the same weights as one that was not. Every random choice follows fr
 step, rank).
 """
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from time import monotonic
 
@@ -16,17 +18,18 @@ from torch import Tensor
 from afm import checkpoint
 from afm.artifact import Epoch, Manifest, Shares, libraries, revision, save
 from afm.checkpoint import Checkpoint, Position, Writer
-from afm.errors import TrainError
+from afm.errors import DivergedError
+from afm.logs import Logs, open_logs
 from afm.look_ups import looked_up
 from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
 from afm.objective import gradients
 from afm.optimizers import Optimizers
-from afm.order import Shuffle, onward
+from afm.order import Leg, Shuffle, onward
 from afm.pretrained import start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
-from afm.reader import Batch, Part
+from afm.reader import Ahead, Batch, Part
 from afm.run import Plan, finished_run, make_plan
 from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch
@@ -44,7 +47,18 @@ class Trainee:
     """Weights of the best epoch so far; only the leader keeps them."""
 
 
-def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device) -> Manifest:
+Watch = Callable[[tuple[Epoch, ...]], None]
+"""Called before each epoch but the first with those that are over, on every rank; what it raises
+ends training there, and the run can be gone on with."""
+
+
+def train(
+    config: Config,
+    ranks: Ranks,
+    progress: Progress,
+    device: torch.device,
+    watch: Watch = lambda _: None,
+) -> Manifest:
     """Trains a model as the configuration says, and leaves it in the model folder.
 
     A run that is finished already is left as it is, one that was interrupted goes on.
@@ -54,13 +68,15 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
         ranks: The processes that train together.
         progress: Where the leader reports.
         device: Where the model is kept.
+        watch: Follows the run.
 
     Returns:
         The run's manifest, the same on every rank.
 
     Raises:
         TableError: The prepared tables cannot be read.
-        TrainError: They cannot be learned from, or training diverges.
+        TrainError: They cannot be learned from, or a log cannot be written.
+        DivergedError: Training diverges.
         ArtifactError: The run's folder holds a run of another configuration.
     """
     # What is wrong with tables or folders is wrong for all ranks; the leader alone says so.
@@ -76,22 +92,34 @@ def train(config: Config, ranks: Ranks, progress: Progress, device: torch.device
     if ranks.leads and trainee.position != Position():
         progress.note(f"resuming run {plan.folder.name} {_reached(trainee.position)}")
     settings = config.train
-    with Writer(plan.folder) as writer:
-        while not is_over(trainee.position.curves, settings):
-            loss, speed, time = _train_epoch(plan, trainee, ranks, progress, writer, device)
-            validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
-            epoch = Epoch(len(trainee.position.curves) + 1, loss, validation, speed, time)
-            trainee.position = Position(curves=(*trainee.position.curves, epoch))
-            if ranks.leads:
-                best = best_epoch(trainee.position.curves, settings.stop_on)
-                is_best = best == epoch.number
-                if is_best:
-                    state = trainee.model.state_dict()
-                    trainee.best = {name: tensor.clone() for name, tensor in state.items()}
-                _keep(plan, trainee, writer)
-                progress.epoch(epoch, settings.epochs, is_best)
-            ranks.let_in()
-    text = _finish(plan, trainee, ranks).model_dump_json() if ranks.leads else ""
+    names = settings.logs if ranks.leads else ()
+    with open_logs(names, plan, trainee.position.curves) as logs:
+        with Writer(plan.folder) as writer, ExitStack() as reading:
+            number = len(trainee.position.curves) + 1
+            batches = reading.enter_context(closing(_read(plan, number, trainee.position.legs)))
+            while not is_over(trainee.position.curves, settings):
+                if trainee.position.curves:
+                    watch(trainee.position.curves)
+                loss, speed, time = _train_epoch(
+                    plan, trainee, batches, ranks, progress, writer, device
+                )
+                number = len(trainee.position.curves) + 1
+                if number < settings.epochs:  # while validation rows are measured
+                    batches = reading.enter_context(closing(_read(plan, number + 1)))
+                validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
+                epoch = Epoch(number, loss, validation, speed, time)
+                trainee.position = Position(curves=(*trainee.position.curves, epoch))
+                if ranks.leads:
+                    best = best_epoch(trainee.position.curves, settings.stop_on)
+                    is_best = best == epoch.number
+                    if is_best:
+                        state = trainee.model.state_dict()
+                        trainee.best = {name: tensor.clone() for name, tensor in state.items()}
+                    _keep(plan, trainee, writer)
+                    logs.epoch(trainee.position.curves)
+                    progress.epoch(epoch, settings.epochs, is_best)
+                ranks.let_in()
+        text = _finish(plan, trainee, ranks, logs).model_dump_json() if ranks.leads else ""
     return Manifest.model_validate_json(ranks.share(text))
 
 
@@ -108,6 +136,9 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device, loss: Los
 
     Returns:
         The metrics, the same on every rank.
+
+    Raises:
+        DivergedError: A score is not a finite number.
     """
     model.eval()
     columns = [np.empty((3, 0), np.float32)]
@@ -115,23 +146,36 @@ def measure(model: FM, part: Part, ranks: Ranks, device: torch.device, loss: Los
         rows, x, _, _ = _tensors(batch, device)
         weights = np.ones_like(batch.labels) if batch.weights is None else batch.weights
         columns.append(np.stack([model(rows, x).cpu().numpy(), batch.labels, weights]))
-    state = state_of(*np.concatenate(columns, axis=1))
+    table = np.concatenate(columns, axis=1)  # (3, B)
+    broken = ranks.sum(torch.tensor([float(np.sum(~np.isfinite(table[0])))])).item()
+    if broken:
+        raise DivergedError(
+            f"training diverged: {broken:,.0f} scores of validation rows are not finite. "
+            "Lower train.learning_rate"
+        )
+    state = state_of(*table)
     # float64 holds a float32 exactly, so one table carries scores and counts.
     mine = np.stack([state.scores.astype(np.float64), state.positives, state.negatives], axis=1)
     (everyones,) = ranks.gather(torch.from_numpy(mine))  # (Σ D, 3)
-    with ranks.leader_first():
-        return compute(state_from_counts(*everyones.numpy().T), loss)
+    return compute(state_from_counts(*everyones.numpy().T), loss)
+
+
+def _read(plan: Plan, epoch: int, legs: Sequence[Leg] = ()) -> Ahead[Batch]:
+    """Begins to read what these steps left of an epoch."""
+    settings = plan.config.train
+    return plan.train.batches(Shuffle(settings.seed, epoch, settings.shuffle_rows), legs)
 
 
 def _train_epoch(
     plan: Plan,
     trainee: Trainee,
+    batches: Iterator[Batch],
     ranks: Ranks,
     progress: Progress,
     writer: Writer,
     device: torch.device,
 ) -> tuple[float, float, Shares]:
-    """Trains on what is left of an epoch.
+    """Trains on what is left of an epoch, which are these batches.
 
     Returns:
         The mean log loss of all of its rows, penalties aside; rows per second; where time went.
@@ -145,13 +189,12 @@ def _train_epoch(
     loss = torch.tensor(loss_before, dtype=torch.float64, device=device)
     weight = weight_before
     rows_before = rows_done = min(before.steps * settings.batch_size, plan.train.rows)  # or so
+    seeds = _seeds(settings.seed, number, ranks.rank, count=plan.train.steps)
     begin, talked, reading = monotonic(), ranks.watch.seconds, Stopwatch()
     progress.start_epoch(rows_before)
-    shuffle = Shuffle(settings.seed, number, settings.shuffle_rows)
-    batches = reading.waiting_for(plan.train.batches(shuffle, before.legs))
-    for step, batch in enumerate(batches, before.steps + 1):
+    for step, batch in enumerate(reading.waiting_for(batches), before.steps + 1):
         # Dropout draws from torch's own generator; other ranks drop other numbers.
-        _generator(device).manual_seed(_seed(settings.seed, number, step, ranks.rank))
+        _generator(device).manual_seed(seeds[step - 1])
         rows, x, labels, counts = _tensors(batch, device)
         sum_of_losses, *of_look_ups = gradients(
             model,
@@ -162,7 +205,8 @@ def _train_epoch(
         )
         steps_before = (number - 1) * plan.train.steps + step - 1
         rate = learning_rate(settings, before.curves, steps_before, plan.train.steps)
-        trainee.optimizers.step(ranks, rate, *looked_up(rows, x, *of_look_ups))
+        numbers = None if plan.train.layout.only_indices else x
+        trainee.optimizers.step(ranks, rate, *looked_up(rows, numbers, *of_look_ups))
         loss += sum_of_losses
         weight += batch.weight
         rows_done += batch.global_rows
@@ -172,7 +216,7 @@ def _train_epoch(
         if settings.checkpoint_steps and step % settings.checkpoint_steps == 0:
             sums = torch.tensor([[loss.item(), weight]], dtype=torch.float64)
             (everyones,) = ranks.gather(sums)  # (size, 2)
-            _check_finite(everyones.sum().item(), number, settings, ranks)
+            _check_finite(everyones.sum().item(), number, settings)
             trainee.position = Position(
                 curves=before.curves,
                 legs=onward(before.legs, ranks.size, step - before.steps),
@@ -187,17 +231,16 @@ def _train_epoch(
     time = Shares(*(tuple(each) for each in shares.T.tolist()))
     speed = (rows_done - rows_before) / seconds
     sums = ranks.sum(torch.tensor([loss.item(), weight], dtype=torch.float64))
-    _check_finite(sums[0].item(), number, settings, ranks)
+    _check_finite(sums[0].item(), number, settings)
     return (sums[0] / sums[1]).item(), speed, time
 
 
-def _check_finite(loss: float, number: int, settings: TrainConfig, ranks: Ranks) -> None:
-    with ranks.leader_first():
-        if not np.isfinite(loss):
-            raise TrainError(
-                f"training diverged: the loss of epoch {number} is {loss}. "
-                f"Lower train.learning_rate, which is {settings.learning_rate:g}"
-            )
+def _check_finite(loss: float, number: int, settings: TrainConfig) -> None:
+    if not np.isfinite(loss):
+        raise DivergedError(
+            f"training diverged: the loss of epoch {number} is {loss}. "
+            f"Lower train.learning_rate, which is {settings.learning_rate:g}"
+        )
 
 
 def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
@@ -241,7 +284,7 @@ def _keep(plan: Plan, trainee: Trainee, writer: Writer) -> None:
     )
 
 
-def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
+def _finish(plan: Plan, trainee: Trainee, ranks: Ranks, logs: Logs) -> Manifest:
     """Writes the model folder; the checkpoint is of no use then."""
     curves = trainee.position.curves
     best = best_epoch(curves, plan.config.train.stop_on)
@@ -261,6 +304,7 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks) -> Manifest:
         revision=revision(),
     )
     weights = {name: tensor.cpu().numpy() for name, tensor in trainee.best.items()}
+    logs.finish(manifest)  # before: a run whose folder is finished is not gone on with
     save(plan.folder, weights, curves, manifest)
     checkpoint.remove(plan.folder)
     return manifest
@@ -273,8 +317,9 @@ def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor
     return rows, x, labels, weights
 
 
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1)[0])
+def _seeds(*parts: int, count: int) -> list[int]:
+    seeds: list[int] = np.random.SeedSequence(parts).generate_state(count).tolist()
+    return seeds
 
 
 def _generator(device: torch.device) -> torch.Generator:

@@ -5,12 +5,23 @@ dictionary any more. Unknown keys are refused. The field descriptions below are 
 documentation (``docs/configuration.md`` is made from them).
 """
 
+import difflib
 import hashlib
 import re
 from collections import Counter
-from typing import Annotated, Literal, Self
+from decimal import Decimal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    field_validator,
+    model_validator,
+)
+
+from conf.ranges import keys_of, refusals
 
 Side = Literal["user", "item", "context"]
 Split = Literal["train", "validation", "test"]
@@ -429,6 +440,12 @@ class ModelConfig(Section):
     pair_bias: bool = Field(
         True, description="A learned bias per pair of fields in the attention logit."
     )
+    history: Literal["mean", "self_attention", "gru"] = Field(
+        "mean",
+        description="What makes a vector of the embeddings that a `history` lists: their `mean`; "
+        "`self_attention` (SASRec, Kang & McAuley, ICDM 2018) or a `gru` (GRU4Rec, Hidasi et al., "
+        "ICLR 2016), which know the order and start as the mean.",
+    )
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the pooled vector.")
     embedding_dropout: float = Field(0.2, ge=0, lt=1, description="Dropout on the embeddings.")
     init_std: float = Field(0.1, gt=0, description="Standard deviation of initial embeddings.")
@@ -489,6 +506,10 @@ class Schedule(Section):
         return self
 
 
+NOT_THE_MODEL = frozenset({"run", "checkpoint_steps", "logs"})
+"""Keys of `train` that do not change what is trained."""
+
+
 class TrainConfig(Section):
     """How the model is trained."""
 
@@ -545,6 +566,13 @@ class TrainConfig(Section):
     shuffle_rows: int = Field(
         262_144, ge=1, description="Rows each rank keeps in memory to shuffle."
     )
+    logs: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
+        (),
+        description="Where each epoch's loss, metrics, learning rate and speed are logged, besides "
+        "`curves.json`: `tensorboard` (`<models>/tensorboard`), `mlflow` (the server named by "
+        "MLflow's own variable MLFLOW_TRACKING_URI, or else `<models>/mlflow`). It does not change "
+        "the model.",
+    )
     seed: int = Field(
         0, ge=0, description="Seed of initial weights, dropout and the order of rows."
     )
@@ -564,6 +592,93 @@ class TrainConfig(Section):
                 f"{self.patience}, so that training stops before the learning rate is reduced"
             )
         return self
+
+
+class Range(Section):
+    """Values to try: numbers from `low` to `high`, or `choices`."""
+
+    low: int | float | None = Field(None, description="The least number.")
+    high: int | float | None = Field(None, description="The greatest number.")
+    step: int | float | None = Field(
+        None, gt=0, description="From one number to the next; any if left out, of integers each."
+    )
+    log: bool = Field(
+        False, description="Whether ratios of numbers count rather than their differences."
+    )
+    choices: tuple[Scalar | None, ...] | None = Field(
+        None, min_length=1, description="The values, where they are not numbers of a range."
+    )
+
+    @model_validator(mode="after")
+    def _is_one_kind(self) -> Self:
+        ends = (self.low, self.high)
+        if self.choices is not None:
+            if ends != (None, None) or self.step is not None or self.log:
+                raise ValueError("choices stand alone: leave out low, high, step and log")
+            twice = [c for n, c in enumerate(self.choices) if c in self.choices[:n]]
+            if twice:
+                raise ValueError(f"the choice {twice[0]!r} is there twice")
+        elif None in ends:
+            raise ValueError("give low and high, or choices")
+        return self
+
+    @model_validator(mode="after")
+    def _leads_upwards(self) -> Self:
+        if self.low is None or self.high is None:
+            return self
+        if not self.low < self.high:
+            raise ValueError(f"low {self.low:g} is not less than high {self.high:g}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"log needs a low greater than 0, and it is {self.low:g}")
+        if self.step is not None:
+            if self.log:
+                raise ValueError("log and step exclude each other; leave one out")
+            low, high, step = (Decimal(str(n)) for n in (self.low, self.high, self.step))
+            beyond = (high - low) % step
+            if beyond:
+                raise ValueError(
+                    f"steps of {step} from low {low} miss high {high}; the nearest below is "
+                    f"{high - beyond}"
+                )
+        return self
+
+    @property
+    def ends(self) -> tuple[Scalar | None, ...]:
+        """The values that are refused if any is: both ends, or all choices."""
+        return (self.low, self.high) if self.choices is None else self.choices
+
+
+class TuneConfig(Section):
+    """What `jobs/tune.py` searches; the metric is the validation metric of `train.stop_on`."""
+
+    trials: int = Field(20, ge=1, description="Trials to make; more of them go on with a search.")
+    seed: int = Field(0, ge=0, description="Seed of the values that are tried.")
+    pruner: Literal["median", "none"] = Field(
+        "median",
+        description="`median` ends a trial that after two or more epochs is worse than half of the "
+        "finished ones were then, once there are five; `none` ends none.",
+    )
+    ranges: dict[str, Range] = Field(
+        min_length=1,
+        description="By key of `model` or `train` (`train.learning_rate`), the values to try: "
+        "`{low: 1.0e-4, high: 1.0e-1, log: true}`, `{low: 8, high: 64, step: 8}` or "
+        "`{choices: [adam, adagrad]}`.",
+    )
+
+    @field_validator("ranges", mode="before")
+    @classmethod
+    def _flat(cls, ranges: Any) -> Any:
+        """Joins nested keys: on a command line, dots lead from section to section."""
+        if not isinstance(ranges, dict):
+            return ranges
+        flat: dict[str, Any] = {}
+        for key, inner in ranges.items():
+            sections = isinstance(inner, dict) and not inner.keys() & Range.model_fields.keys()
+            if sections and any(isinstance(below, dict) for below in inner.values()):
+                flat |= {f"{key}.{name}": below for name, below in cls._flat(inner).items()}
+            else:
+                flat[key] = inner
+        return flat
 
 
 class EvaluateConfig(Section):
@@ -667,6 +782,40 @@ class ScoreConfig(Section):
         return self
 
 
+class ReportConfig(Section):
+    """The page that `jobs/report.py` writes."""
+
+    path: str | None = Field(
+        None, description="Where the page is written; `<tables.root>/report.html` if left out."
+    )
+    users: int = Field(3, ge=0, description="Users whose recommendations it shows.")
+
+
+class MonitorConfig(Section):
+    """What `jobs/monitor.py` compares, and when it raises an alarm.
+
+    Differences that may be chance are none, however large.
+    """
+
+    batch: str | None = Field(
+        None, description="The batch to compare; the one appended last if left out."
+    )
+    psi: float = Field(
+        0.2,
+        gt=0,
+        description="Population stability index beyond which a field, or the scores, moved. 0.1 is "
+        "often called a small shift, 0.25 a large one.",
+    )
+    missing: float = Field(
+        0.05, ge=0, description="How far a field's share of missing values may change."
+    )
+    unseen: float = Field(
+        0.1, ge=0, description="How far a field's share of values unseen in training may rise."
+    )
+    label: float = Field(0.05, ge=0, description="How far the share of positive rows may change.")
+    auc: float = Field(0.05, ge=0, description="How far the model's AUC may fall.")
+
+
 class Tables(Section):
     """Where our own tables and models live."""
 
@@ -703,8 +852,11 @@ class Config(Section):
     prepare: PrepareConfig = Field(default_factory=PrepareConfig)
     model: ModelConfig = Field(default_factory=ModelConfig)
     train: TrainConfig = Field(default_factory=TrainConfig)
+    tune: TuneConfig | None = None
     evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
     score: ScoreConfig = Field(default_factory=ScoreConfig)
+    report: ReportConfig = Field(default_factory=ReportConfig)
+    monitor: MonitorConfig = Field(default_factory=MonitorConfig)
     tables: Tables
 
     @model_validator(mode="after")
@@ -715,6 +867,7 @@ class Config(Section):
             *self._cross_problems(),
             *self._history_problems(),
             *self._key_problems(),
+            *self._tune_problems(),
         ]
         if problems:
             raise ValueError("; ".join(problems))
@@ -777,6 +930,11 @@ class Config(Section):
                     f"history {history.name!r} needs a field of side item with encode: index, "
                     f"but {field.name!r} is {field.side} and {field.encode}"
                 )
+        if self.model.history != "mean" and not self.history:
+            problems.append(
+                f"model.history: {self.model.history} has nothing to encode; "
+                "name a `history`, or leave it out"
+            )
         return problems
 
     def _key_problems(self) -> list[str]:
@@ -806,10 +964,58 @@ class Config(Section):
                 problems.append(f"{where} names {name!r}, which is no context field")
         return problems
 
+    def _tune_problems(self) -> list[str]:
+        if self.tune is None:
+            return []
+        problems = []
+        fitting: dict[str, dict[str, tuple[object, ...]]] = {"model": {}, "train": {}}
+        for key, values in self.tune.ranges.items():
+            problem = _range_problem(key, values)
+            if problem:
+                problems.append(f"tune.ranges.{key}: {problem}")
+            else:
+                section, _, below = key.partition(".")
+                fitting[section][below] = values.ends
+        return problems + [
+            f"tune.ranges: {section}.{refusal}"
+            for section, candidates in fitting.items()
+            for refusal in refusals(getattr(self, section), candidates)
+        ]
+
     @property
     def models_root(self) -> str:
         """Folder of the models, without a trailing slash."""
         return self.tables.models or f"{self.tables.root.rstrip('/')}/models"
+
+
+TUNABLE = {
+    f"{name}.{key}": kinds
+    for name, section in (("model", ModelConfig), ("train", TrainConfig))
+    for key, kinds in keys_of(section).items()
+}
+"""Keys of `model` and `train`, and the types that each takes."""
+
+
+def _range_problem(key: str, values: Range) -> str:
+    """What is wrong with a range for a key, or nothing."""
+    if key not in TUNABLE:
+        near = difflib.get_close_matches(key, TUNABLE, n=1, cutoff=0.5)
+        remedy = f"did you mean {near[0]}?" if near else "try one such as train.learning_rate"
+        return f"no key of model or train; {remedy}"
+    if key in {f"train.{name}" for name in NOT_THE_MODEL}:
+        return "it does not change the model; leave it out"
+    if key == "train.stop_on":
+        return "it says what trials are compared by; set it once, in `train`"
+    if values.choices is not None:
+        return ""
+    kinds, numbers = TUNABLE[key], (values.low, values.high, values.step)
+    if not kinds & {int, float}:
+        return "it takes no numbers; give choices"
+    if float not in kinds:
+        broken = [number for number in numbers if isinstance(number, float)]
+        if broken:
+            return f"it takes integers, and {broken[0]!r} is none"
+    return ""
 
 
 def is_url(path: str) -> bool:

@@ -58,6 +58,8 @@ class Input(Section):
     """Columns of indices: ``max_values`` for ``multi``, otherwise 1."""
     parents: tuple[str, str] | None = None
     """For a cross: the two fields it is made of."""
+    history: bool = False
+    """Whether it is a ``multi`` whose values are in the order of time, the oldest first."""
 
 
 class Scaling(Section):
@@ -142,6 +144,7 @@ class FeatureSpec(Section):
                 encode="multi",
                 cardinality=h.cardinality,
                 width=h.config.length,
+                history=True,
             )
             for h in self.histories
         )

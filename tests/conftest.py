@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 
+# Tests start many JVMs, none for long: what their second compiler gains is less than what it takes.
+# The first alone has room for 48 MB of code, and makes larger frames of ALS's recursion.
+JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xss16m -XX:+UseSerialGC"
+os.environ.setdefault("SPARK_SUBMIT_OPTS", JVM)
+
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
 

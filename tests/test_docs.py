@@ -37,6 +37,15 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert link.startswith("https://") or (page.parent / link).exists(), link
 
 
+def test_promises_name_tests_that_exist() -> None:
+    promised = re.findall(
+        r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / "docs/reliability.md").read_text()
+    )
+    assert len(promised) > 30
+    for file, name in promised:
+        assert re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), (file, name)
+
+
 def test_configuration_page_is_that_of_the_schema() -> None:
     assert TARGET.read_text(encoding="utf-8") == page()
 

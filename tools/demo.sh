@@ -41,4 +41,6 @@ or in Spark SQL:
   SELECT rank, title, probability, explanation
   FROM delta.\`$PWD/build/movielens/scores\` JOIN delta.\`$PWD/build/movielens/items\` USING (item_key)
   WHERE user_key = 1 ORDER BY rank
+
+or look at all of it: make report writes build/movielens/report.html
 END

@@ -35,6 +35,7 @@
 
 #include <atomic>
 #include <limits>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -53,10 +54,36 @@ constexpr int kByte = 8;                   // units per byte of a mask
 constexpr int kBytes = 256;                // values of a byte
 constexpr int kStrip = 16;                 // columns per sweep of the backward,
 constexpr int kVectors = kStrip / kLanes;  // and vectors that hold them
-constexpr int kCopies = 2;                 // of the buckets, see add_row
 constexpr int kChunk = 256;                // rows, a multiple of kLanes
 
 using Bytes = uint8_t __attribute__((vector_size(kLanes)));
+using Words = uint16_t __attribute__((vector_size(2 * kLanes)));
+
+// Calls work(0), …, work(N - 1), each number a constant: arrays that it indexes stay in registers.
+template <class Work, int... n>
+[[gnu::always_inline]] inline void unrolled(const Work& work, std::integer_sequence<int, n...>) {
+    (work(std::integral_constant<int, n>{}), ...);
+}
+template <int N, class Work>
+[[gnu::always_inline]] inline void unrolled(const Work& work) {
+    unrolled(work, std::make_integer_sequence<int, N>{});
+}
+
+// A vector that begins a cache line: accesses to vectors of registers then never cross two.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    static constexpr std::align_val_t kLine{64};
+    LineAllocator() = default;
+    template <class U>
+    explicit LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), kLine)); }
+    void deallocate(T* from, size_t) { ::operator delete(from, kLine); }
+    bool operator==(const LineAllocator&) const { return true; }
+    bool operator!=(const LineAllocator&) const { return false; }
+};
+template <class T>
+using Array = std::vector<T, LineAllocator<T>>;
 
 float sum_of_lanes(Vec x) {
     float sum = 0;
@@ -94,8 +121,8 @@ struct Shape {
 // The attention network, with units of h = 0 up to a multiple of 8, in the order in which forward
 // reads it.
 struct Network {
-    std::vector<float> W;  // (groups·8 / kTileUnits, K, kTileUnits)
-    std::vector<float> b, h;
+    Array<float> W;  // (groups·8 / kTileUnits, K, kTileUnits)
+    Array<float> b, h;
     std::vector<int64_t> first, second;  // fields of each pair
 
     Network(const Shape& s, const float* W_, const float* b_, const float* h_)
@@ -151,38 +178,47 @@ void logits_of(const Shape& s, const Network& net, const float* pair_bias, int64
                float* logits, uint8_t* masks) {
     const Vec *left[N], *right[N];
     Vec logit[N];
-    for (int t = 0; t < N; ++t) {
+    unrolled<N>([&](auto t) {
         left[t] = v + net.first[p + t] * s.K;
         right[t] = v + net.second[p + t] * s.K;
         logit[t] = splat(pair_bias[p + t]);
-    }
+    });
     for (int64_t group = 0; group < s.groups(); ++group) {
         Bits mask[N] = {};
-        for (int in_byte = 0; in_byte < kByte; in_byte += kTileUnits) {
+        unrolled<kByte / kTileUnits>([&](auto tile) {
+            constexpr int in_byte = tile * kTileUnits;
             const int64_t unit = group * kByte + in_byte;
             Vec z[N][kTileUnits];
-            for (int t = 0; t < N; ++t)
-                for (int a = 0; a < kTileUnits; ++a) z[t][a] = splat(net.b[unit + a]);
-            const float* W = &net.W[unit * s.K];
-            for (int64_t k = 0; k < s.K; ++k, W += kTileUnits)
-                for (int t = 0; t < N; ++t) {
-                    const Vec e = left[t][k] * right[t][k];
-                    for (int a = 0; a < kTileUnits; ++a) z[t][a] += W[a] * e;
-                }
-            for (int t = 0; t < N; ++t)
-                for (int a = 0; a < kTileUnits; ++a) {
+            const float *W = &net.W[unit * s.K], *b = &net.b[unit];
+            unrolled<kTileUnits>([&](auto a) {
+                unrolled<N>([&](auto t) { z[t][a] = splat(b[a]); });
+            });
+            for (int64_t k = 0; k < s.K; ++k, W += kTileUnits) {
+                Vec e[N];
+                unrolled<N>([&](auto t) { e[t] = left[t][k] * right[t][k]; });
+                unrolled<kTileUnits>([&](auto a) {
+                    const Vec w = splat(W[a]);
+                    unrolled<N>([&](auto t) { z[t][a] += w * e[t]; });
+                });
+            }
+            const float* h = &net.h[unit];
+            unrolled<kTileUnits>([&](auto a) {
+                const Vec weight = splat(h[a]);
+                unrolled<N>([&](auto t) {
                     const auto off = z[t][a] <= 0.0f;  // not for NaN
-                    logit[t] += net.h[unit + a] * (off ? Vec{} : z[t][a]);
+                    const Vec more = logit[t] + weight * z[t][a];
+                    logit[t] = off ? logit[t] : more;
                     if (keep) mask[t] = off ? mask[t] : mask[t] | bit_of(in_byte + a);
-                }
-        }
+                });
+            });
+        });
         if (keep)
-            for (int t = 0; t < N; ++t) {
+            unrolled<N>([&](auto t) {
                 const Bytes bytes = __builtin_convertvector(mask[t], Bytes);
                 std::memcpy(masks + ((p + t) * s.groups() + group) * kLanes, &bytes, kLanes);
-            }
+            });
     }
-    for (int t = 0; t < N; ++t) store(logits + (p + t) * kLanes, logit[t]);
+    unrolled<N>([&](auto t) { store(logits + (p + t) * kLanes, logit[t]); });
 }
 
 // y += v_i∘Σ_j weight_ij v_j over j > i, for N columns.
@@ -195,8 +231,8 @@ void pool(const Shape& s, int64_t i, const Vec* v, const float* weights, Vec* y)
 }
 
 struct ForwardScratch {
-    std::vector<Vec> v, y;
-    std::vector<float> weights;  // where none are kept
+    Array<Vec> v, y;
+    Array<float> weights;  // where none are kept
     explicit ForwardScratch(const Shape& s) : v(s.F * s.K), y(s.K), weights(s.P() * kLanes) {}
 };
 
@@ -242,22 +278,38 @@ void forward_rows(const Shape& s, const Network& net, const float* pair_bias, co
 
 // ---- Backward ------------------------------------------------------------------------------
 
+// Pairs up to a multiple of kLanes.
+constexpr int64_t whole(int64_t pairs) { return (pairs + kLanes - 1) / kLanes * kLanes; }
+
+// From a vector per pair (P, kLanes) to a line per row (kLanes, whole(P)).
+void to_rows(int64_t P, const float* from, float* to) {
+    for (int64_t p = 0; p < P; p += kLanes) {
+        Vec square[kLanes] = {};
+        const int64_t pairs = std::min<int64_t>(kLanes, P - p);
+        for (int64_t n = 0; n < pairs; ++n) square[n] = load(from + (p + n) * kLanes);
+        transpose(square);
+        for (int r = 0; r < kLanes; ++r) store(to + r * whole(P) + p, square[r]);
+    }
+}
+
 struct BackwardScratch {
-    std::vector<Vec> v, g, gv;         // a vector per column
-    std::vector<float> delta;          // (P, kLanes)
-    std::vector<Vec> bias, q;          // per pair, per unit: sums over the chunk
-    std::vector<float> row_v, row_dv;  // (F, kStrip) of one row
-    std::vector<float> buckets;        // (strips, kCopies, groups, 256, kStrip)
+    Array<Vec> v, g, gv;                          // a vector per column
+    Array<float> delta;                           // (P, kLanes)
+    Array<Vec> bias, q;                           // per pair, per unit: sums over the chunk
+    Array<float> weights_of_rows, delta_of_rows;  // (kLanes, whole(P))
+    Array<float> row_v, row_dv;                   // (F, kStrip) of one row
+    Array<float> buckets;                         // (strips, groups, 256, kStrip)
 
     explicit BackwardScratch(const Shape& s)
-        : v(s.F * s.K), g(s.K), gv(s.K), delta(s.P() * kLanes), bias(s.P()),
-          q(s.groups() * kByte), row_v(s.F * kStrip), row_dv(s.F * kStrip),
-          buckets(s.strips() * kCopies * s.groups() * kBytes * kStrip) {}
+        : v(s.F * s.K), g(s.K), gv(s.K), delta(whole(s.P()) * kLanes), bias(s.P()),
+          q(s.groups() * kByte), weights_of_rows(delta.size()), delta_of_rows(delta.size()),
+          row_v(s.F * kStrip), row_dv(s.F * kStrip),
+          buckets(s.strips() * s.groups() * kBytes * kStrip) {}
 };
 
 // u of each byte (strips, groups, 256, kStrip), each from the one with its lowest bit off.
-std::vector<float> table_of_sums(const Shape& s, const float* W, const float* h) {
-    std::vector<float> table(s.strips() * s.groups() * kBytes * kStrip);
+Array<float> table_of_sums(const Shape& s, const float* W, const float* h) {
+    Array<float> table(s.strips() * s.groups() * kBytes * kStrip);
     for (int64_t k = 0; k < s.K; ++k)
         for (int64_t group = 0; group < s.groups(); ++group) {
             float* u = &table[(k / kStrip * s.groups() + group) * kBytes * kStrip + k % kStrip];
@@ -307,28 +359,27 @@ void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept,
         Vec q[kByte] = {};
         for (int64_t p = 0; p < s.P(); ++p) {
             const Vec d = load(&scratch.delta[p * kLanes]);
-            const uint8_t* bytes = kept.masks + (p * s.groups() + group) * kLanes;
-            uint32_t words[kLanes];
-            for (int lane = 0; lane < kLanes; ++lane) words[lane] = bytes[lane];
-            Bits mask;
-            std::memcpy(&mask, words, sizeof mask);
-            for (int a = 0; a < kByte; ++a) {
+            Bytes bytes;
+            std::memcpy(&bytes, kept.masks + (p * s.groups() + group) * kLanes, sizeof bytes);
+            // In two steps: gcc 12 would take number by number in one.
+            const auto words = __builtin_convertvector(bytes, Words);
+            const Bits mask = __builtin_convertvector(words, Bits);
+            unrolled<kByte>([&](auto a) {
                 const Vec more = q[a] + d;
                 q[a] = (mask & bit_of(a)) != 0u ? more : q[a];
-            }
+            });
         }
         for (int a = 0; a < kByte; ++a) scratch.q[group * kByte + a] += q[a];
     }
 }
 
-// ∂v of one row and its part of the buckets, for one strip of columns. What is read of the row lies
-// kLanes apart: weights and delta per pair, masks per pair and group. v and dv are (F, kStrip).
+// ∂v of one row and its part of the buckets, for one strip of columns. Weights and delta are (P),
+// masks (P, groups) and kLanes apart; v and dv are (F, kStrip).
 template <int fixed_groups>
 void add_row(const Shape& s, const float* grad, const float* v, const float* weights,
              const float* delta, const uint8_t* masks, const float* table, float* buckets,
              float* dv) {
     const int64_t groups = fixed_groups ? fixed_groups : s.groups();
-    const int64_t size_of_copy = groups * kBytes * kStrip;
     Vec g[kVectors];
     for (int c = 0; c < kVectors; ++c) g[c] = load(grad + c * kLanes);
     for (int64_t i = 0; i < s.F - 1; ++i) {
@@ -343,13 +394,10 @@ void add_row(const Shape& s, const float* grad, const float* v, const float* wei
                 v_j[c] = load(v + j * kStrip + c * kLanes);
                 de[c] = *delta * (v_i[c] * v_j[c]);
             }
-            // Neighbours use different copies: masks are often the same for many pairs, and a
-            // processor would wait for the bucket it has just written.
-            float* copy_of_buckets = buckets + j % kCopies * size_of_copy;
             for (int64_t group = 0; group < groups; ++group) {
                 const int64_t at = (group * kBytes + masks[group * kLanes]) * kStrip;
                 for (int c = 0; c < kVectors; ++c) {
-                    float* bucket = copy_of_buckets + at + c * kLanes;
+                    float* bucket = buckets + at + c * kLanes;
                     u[c] += load(table + at + c * kLanes);
                     store(bucket, load(bucket) + de[c]);
                 }
@@ -360,8 +408,8 @@ void add_row(const Shape& s, const float* grad, const float* v, const float* wei
                 dv_i[c] += d * v_j[c];
                 store(dv_j, load(dv_j) + d * v_i[c]);
             }
-            weights += kLanes;
-            delta += kLanes;
+            ++weights;
+            ++delta;
             masks += groups * kLanes;
         }
         for (int c = 0; c < kVectors; ++c) store(dv + i * kStrip + c * kLanes, dv_i[c]);
@@ -377,7 +425,7 @@ void copy_columns(const float* from, int64_t columns, float* to) {
 
 // At most kLanes rows.
 void backward_rows(const Shape& s, const float* v, const Kept<const float, const uint8_t>& kept,
-                   const float* grad, const std::vector<float>& table, int rows,
+                   const float* grad, const Array<float>& table, int rows,
                    BackwardScratch& scratch, float* dv) {
     to_lanes(v, rows, s.F * s.K, scratch.v.data());
     to_lanes(grad, rows, s.K, scratch.g.data());
@@ -386,6 +434,9 @@ void backward_rows(const Shape& s, const float* v, const Kept<const float, const
         scratch.g[k] *= load(kept.inverse);
     }
     deltas(s, kept, scratch);
+    // Or every row would sweep through all of them, and they do not stay in the first cache.
+    to_rows(s.P(), kept.weights, scratch.weights_of_rows.data());
+    to_rows(s.P(), scratch.delta.data(), scratch.delta_of_rows.data());
 
     // For up to 32 units the compiler unrolls.
     const auto add = s.groups() == 1   ? add_row<1>
@@ -401,9 +452,10 @@ void backward_rows(const Shape& s, const float* v, const Kept<const float, const
             for (int64_t f = 0; f < s.F; ++f)
                 copy_columns(v + (r * s.F + f) * s.K + from, columns, &scratch.row_v[f * kStrip]);
             std::fill(scratch.row_dv.begin(), scratch.row_dv.end(), 0.0f);
-            add(s, g, scratch.row_v.data(), kept.weights + r, &scratch.delta[r], kept.masks + r,
-                &table[strip * sums], &scratch.buckets[strip * kCopies * sums],
-                scratch.row_dv.data());
+            const int64_t first = r * whole(s.P());
+            add(s, g, scratch.row_v.data(), &scratch.weights_of_rows[first],
+                &scratch.delta_of_rows[first], kept.masks + r, &table[strip * sums],
+                &scratch.buckets[strip * sums], scratch.row_dv.data());
             for (int64_t f = 0; f < s.F; ++f)
                 copy_columns(&scratch.row_dv[f * kStrip], columns, dv + (r * s.F + f) * s.K + from);
         }
@@ -414,12 +466,10 @@ void read_off(const Shape& s, const BackwardScratch& scratch, float* sums) {
     for (int64_t a = 0; a < s.A; ++a)
         for (int64_t strip = 0; strip < s.strips(); ++strip) {
             float Q[kStrip] = {};
-            for (int64_t copy = 0; copy < kCopies; ++copy) {
-                const int64_t table = (strip * kCopies + copy) * s.groups() + a / kByte;
-                const float* buckets = &scratch.buckets[table * kBytes * kStrip];
-                for (uint32_t byte = bit_of(a); byte < kBytes; byte = (byte + 1) | bit_of(a))
-                    for (int k = 0; k < kStrip; ++k) Q[k] += buckets[byte * kStrip + k];
-            }
+            const int64_t table = strip * s.groups() + a / kByte;
+            const float* buckets = &scratch.buckets[table * kBytes * kStrip];
+            for (uint32_t byte = bit_of(a); byte < kBytes; byte = (byte + 1) | bit_of(a))
+                for (int k = 0; k < kStrip; ++k) Q[k] += buckets[byte * kStrip + k];
             const int64_t columns = std::min<int64_t>(kStrip, s.K - strip * kStrip);
             sums = std::copy_n(Q, columns, sums);
         }
@@ -479,7 +529,7 @@ extern "C" void attention_pool_backward(int64_t B, int64_t F, int64_t K, int64_t
                                         const float* grad, float* dv, float* dW, float* db,
                                         float* dh, float* dpair_bias) {
     const Shape s{B, F, K, A};
-    const std::vector<float> table = table_of_sums(s, W, h);
+    const Array<float> table = table_of_sums(s, W, h);
     const Kept<const float, const uint8_t> kept{weights, masks, inverse};
     const int64_t size = A * K + A + s.P();
     std::vector<float> sums_of_chunks((B + kChunk - 1) / kChunk * size);

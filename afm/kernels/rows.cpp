@@ -3,45 +3,89 @@
 //
 // Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 //
-// Look-ups are sorted by row, so that those of one row are neighbours and the tables are walked
-// upwards. A row belongs to one thread, which adds its gradients up in the order of the look-ups: no
-// atomics are needed, and the number of threads does not change the result.
+// Rows are parted among the threads by their numbers, so that each has about as many look-ups. A
+// thread sorts its own: look-ups of one row are neighbours then, and the tables are walked upwards.
+// It adds a row's gradients up in the order of the look-ups: no atomics are needed, and the number of
+// threads does not change the result.
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <memory>
 #include <thread>
 #include <vector>
 
 namespace {
 
-constexpr int kDigit = 11;      // bits of a row per sweep of the sort; its counts fit in cache
+constexpr int kDigit = 11;     // most bits of a row per sweep of the sort; its counts fit in cache
 constexpr int64_t kAhead = 8;  // rows fetched in advance: of large tables, none is in a cache
+constexpr uint32_t kSample = 1024;  // look-ups that tell where to part the rows
 
-struct LookUp {
-    int64_t row, number;
-};
-using LookUps = std::unique_ptr<LookUp[]>;  // unlike a vector, it is not filled with zeros first
+int bits_of(uint64_t n) { return n ? 64 - __builtin_clzll(n) : 0; }
 
-// By row, and by number within each: a radix sort.
-LookUps sorted(int64_t N, const int64_t* rows) {
-    LookUps look_ups(new LookUp[N]), next(new LookUp[N]);
-    int64_t bits = 0;
-    for (int64_t n = 0; n < N; ++n) {
-        look_ups[n] = {rows[n], n};
-        bits |= rows[n];
-    }
-    for (int shift = 0; shift < 63 && bits >> shift; shift += kDigit) {
-        const auto digit = [&](const LookUp& l) { return l.row >> shift & ((1 << kDigit) - 1); };
-        int64_t places[(1 << kDigit) + 1] = {};
-        for (int64_t n = 0; n < N; ++n) ++places[digit(look_ups[n]) + 1];
-        for (int d = 0; d < 1 << kDigit; ++d) places[d + 1] += places[d];
-        for (int64_t n = 0; n < N; ++n) next[places[digit(look_ups[n])]++] = look_ups[n];
-        look_ups.swap(next);
-    }
-    return look_ups;
+template <class Work>
+void on_threads(int64_t threads, const Work& work) {
+    std::vector<std::thread> others;
+    for (int64_t t = 1; t < threads; ++t) others.emplace_back(work, t);
+    work(0);
+    for (std::thread& other : others) other.join();
 }
+
+// Where each thread's rows begin, and the last one's end.
+std::vector<int64_t> parted(int64_t N, int64_t threads, const int64_t* rows) {
+    std::vector<int64_t> sample;
+    for (uint32_t i = 0; N > 0 && i < kSample; ++i)  // from all over: steps might keep to one field
+        sample.push_back(rows[static_cast<uint64_t>(i * 2654435769u) * N >> 32]);
+    std::sort(sample.begin(), sample.end());
+    std::vector<int64_t> borders{0};
+    for (int64_t t = 1; t < threads; ++t)
+        borders.push_back(sample.empty() ? 0 : sample[sample.size() * t / threads]);
+    borders.push_back(std::numeric_limits<int64_t>::max());
+    return borders;
+}
+
+// Look-ups of the rows from first to before end, by row, and by number within each.
+class LookUps {
+public:
+    LookUps() = default;
+    LookUps(int64_t N, const int64_t* rows, int64_t first, int64_t end)
+        : first_(first), bits_(bits_of(N)), keys_(new uint64_t[N]) {
+        uint64_t all = 0;
+        for (int64_t n = 0; n < N; ++n)
+            if (first <= rows[n] && rows[n] < end) {
+                const auto row = static_cast<uint64_t>(rows[n] - first);
+                all |= row;
+                keys_[size_++] = row << bits_ | n;
+            }
+        sort(bits_of(all));
+        for (int64_t n = 0; n < size_; ++n) distinct_ += n == 0 || row(n) != row(n - 1);
+    }
+    int64_t size() const { return size_; }
+    int64_t distinct() const { return distinct_; }
+    int64_t row(int64_t n) const { return first_ + (keys_[n] >> bits_); }
+    int64_t number(int64_t n) const { return keys_[n] & ((uint64_t{1} << bits_) - 1); }
+
+private:
+    int64_t first_ = 0, size_ = 0, distinct_ = 0;
+    int bits_ = 0;                      // of a number, below those of the row less first_
+    std::unique_ptr<uint64_t[]> keys_;  // unlike a vector, it is not filled with zeros first
+
+    // By the lowest bits of the rows: a radix sort. Numbers rise already.
+    void sort(int bits) {
+        std::unique_ptr<uint64_t[]> next(new uint64_t[size_]);
+        const int sweeps = std::max(1, (bits + kDigit - 1) / kDigit);
+        const int digit = (bits + sweeps - 1) / sweeps;
+        for (int shift = bits_; shift < bits_ + bits; shift += digit) {
+            const auto value = [&](uint64_t key) { return key >> shift & ((1 << digit) - 1); };
+            int64_t places[(1 << kDigit) + 1] = {};
+            for (int64_t n = 0; n < size_; ++n) ++places[value(keys_[n]) + 1];
+            for (int d = 0; d < 1 << digit; ++d) places[d + 1] += places[d];
+            for (int64_t n = 0; n < size_; ++n) next[places[value(keys_[n])]++] = keys_[n];
+            keys_.swap(next);
+        }
+    }
+};
 
 // Gradients (N, K) and (N), whose rows lie some floats apart.
 struct Gradients {
@@ -62,39 +106,31 @@ struct Gradients {
 template <class Use>
 int64_t for_each_row(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
                      const Gradients& grads, const Use& use) {
-    const LookUps look_ups = sorted(N, rows);
-    std::vector<int64_t> starts;  // of each row among the look-ups, and their end
-    for (int64_t n = 0; n < N; ++n)
-        if (n == 0 || look_ups[n].row != look_ups[n - 1].row) starts.push_back(n);
-    const int64_t U = starts.size();
-    starts.push_back(N);
+    const std::vector<int64_t> borders = parted(N, threads, rows);
+    std::vector<LookUps> parts(threads);
+    on_threads(threads, [&](int64_t t) { parts[t] = {N, rows, borders[t], borders[t + 1]}; });
+    std::vector<int64_t> firsts{0};  // u of each part's first row
+    for (const LookUps& part : parts) firsts.push_back(firsts.back() + part.distinct());
 
-    const auto first_of = [&](int64_t thread) {
-        return std::lower_bound(starts.begin(), starts.end(), N * thread / threads) -
-               starts.begin();
-    };
-    const auto run = [&](int64_t thread) {
+    on_threads(threads, [&](int64_t t) {
+        const LookUps& part = parts[t];
         std::vector<float> sum(K + 1);
-        const int64_t end = std::min<int64_t>(U, first_of(thread + 1));
-        for (int64_t u = first_of(thread); u < end; ++u) {
+        int64_t u = firsts[t];
+        for (int64_t n = 0; n < part.size();) {
+            const int64_t row = part.row(n);
             std::fill(sum.begin(), sum.end(), 0.0f);
-            for (int64_t n = starts[u]; n < starts[u + 1]; ++n) {
-                const int64_t number = look_ups[n].number;
-                const int64_t later = look_ups[std::min(n + kAhead, N - 1)].number;
+            for (; n < part.size() && part.row(n) == row; ++n) {
+                const int64_t number = part.number(n);
+                const int64_t later = part.number(std::min(n + kAhead, part.size() - 1));
                 fetch(grads.embedding + later * grads.embedding_stride, K);
                 const float* grad = grads.embedding + number * grads.embedding_stride;
                 for (int64_t k = 0; k < K; ++k) sum[k] += grad[k];
                 sum[K] += grads.linear[number * grads.linear_stride];
             }
-            const int64_t later = starts[std::min(u + kAhead, U - 1)];
-            use(u, look_ups[starts[u]].row, sum.data(), look_ups[later].row);
+            use(u++, row, sum.data(), part.row(std::min(n + kAhead, part.size() - 1)));
         }
-    };
-    std::vector<std::thread> others;
-    for (int64_t t = 1; t < threads; ++t) others.emplace_back(run, t);
-    run(0);
-    for (std::thread& other : others) other.join();
-    return U;
+    });
+    return firsts.back();
 }
 
 }  // namespace

@@ -59,10 +59,10 @@ void drop(float rate, uint64_t seed, int64_t first, int64_t count, float* number
 struct StepScratch {
     ForwardScratch forward;
     BackwardScratch backward;
-    std::vector<float> v, dv;  // (kLanes, F, K)
-    std::vector<float> y, dy;  // (kLanes, K)
-    std::vector<float> weights, inverse;
-    std::vector<uint8_t> masks;
+    Array<float> v, dv;  // (kLanes, F, K)
+    Array<float> y, dy;  // (kLanes, K)
+    Array<float> weights, inverse;
+    Array<uint8_t> masks;
     std::vector<double> p;  // ∂p of a chunk
     double bias, loss;      // ∂w0 of a chunk, and its loss
 
@@ -129,7 +129,7 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
                            float* linear, float* dense) {
     const Shape s{B, F, K, A};
     const Network net(s, W, b, h);
-    const std::vector<float> table = table_of_sums(s, W, h);
+    const Array<float> table = table_of_sums(s, W, h);
     const int64_t size = A * K + A + s.P(), all = size + K + 2;
     std::vector<double> sums_of_chunks((B + kChunk - 1) / kChunk * all);
     for_each_chunk<StepScratch>(s, threads, [&](int64_t chunk, StepScratch& scratch) {
@@ -182,7 +182,7 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
             }
         });
         double* sums = &sums_of_chunks[chunk * all];
-        std::vector<float> of_attention(size);
+        Array<float> of_attention(size);
         read_off(s, scratch.backward, of_attention.data());
         sums = std::copy(of_attention.begin(), of_attention.end(), sums);
         sums = std::copy(scratch.p.begin(), scratch.p.end(), sums);

@@ -20,9 +20,9 @@ def serves(model: torch.nn.Module) -> bool:
 
     Returns:
         True for an AFM of several fields, in training, in float32 on the CPU, where the kernel can
-        be had.
+        be had. It takes means of histories only.
     """
-    if not isinstance(model, AFM) or model.fields < 2 or not model.training:
+    if not isinstance(model, AFM) or model.fields < 2 or not model.training or len(model.history):
         return False
     fit = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
     return fit and cpu.library() is not None

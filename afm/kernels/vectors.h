@@ -19,7 +19,7 @@ constexpr int kLanes = 4;
 using Vec = float __attribute__((vector_size(4 * kLanes)));
 using Bits = uint32_t __attribute__((vector_size(4 * kLanes)));
 
-inline Vec splat(float x) { return Vec{} + x; }
+inline Vec splat(float x) { return x - Vec{}; }  // unlike + 0, - 0 changes no number
 
 inline Vec load(const float* from) {
     Vec x;

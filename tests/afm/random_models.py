@@ -20,6 +20,7 @@ from features.spec import Input
 
 MANY = 1200  # embeddings of a field that is not worth sharing
 SIDES = ("user", "item", "context")
+ENCODERS = ("mean", "self_attention", "gru")
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ class Expected:
 def reference(case: Case, row: Mapping[str, Any]) -> Expected:
     """Source: Xiao et al., IJCAI 2017, eq. 5 and 9; Rendle, ICDM 2010; Pan et al., WWW 2018."""
     w = {name: array.astype(np.float64) for name, array in case.weights.items()}
-    rest, v = w["bias"].item(), []
+    rest, v, histories = w["bias"].item(), [], itertools.count()
     for field, offset in zip(case.layout.inputs, case.layout.offsets, strict=True):
         if field.encode == "value":
             slots = [(offset, float(row[field.name]))]
@@ -117,6 +118,8 @@ def reference(case: Case, row: Mapping[str, Any]) -> Expected:
             slots = [(offset + index, 1 / len(present)) for index in present]
         rest += sum(x * w["linear"][r] for r, x in slots)
         v.append(sum(x * w["embedding"][r] for r, x in slots))
+        if field.history:
+            v[-1] = encoded(w, next(histories), [w["embedding"][r] for r, _ in slots], v[-1])
     logits, terms, term_sizes, largest = [], [], [], 0.0
     for number, (i, j) in enumerate(itertools.combinations(range(len(v)), 2)):
         e = v[i] * v[j]
@@ -152,6 +155,36 @@ def reference(case: Case, row: Mapping[str, Any]) -> Expected:
     )
 
 
+def encoded(
+    weights: Mapping[str, np.ndarray], n: int, e: list[np.ndarray], mean: np.ndarray
+) -> np.ndarray:
+    """The vector of a model's n-th history, of the embeddings of its values in order.
+
+    Source: Kang & McAuley, ICDM 2018, eq. 1 to 4, at the latest value; Hidasi et al., ICLR 2016,
+    eq. 1 to 4.
+    """
+    w = {key.split(".")[2]: a for key, a in weights.items() if key.startswith(f"history.{n}.")}
+    if "W_Q" in w:
+        y = [vector + w["P"][len(e) - 1 - place] for place, vector in enumerate(e)]
+        query = w["W_Q"] @ y[-1]
+        scores = [query @ (w["W_K"] @ each) / math.sqrt(len(mean)) for each in y]
+        odds = [math.exp(score - max(scores)) for score in scores]
+        u = mean + sum(o / sum(odds) * (w["W_V"] @ each) for o, each in zip(odds, y, strict=True))
+        hidden = w["W_1"] @ u + w["b_1"]
+        return u + w["W_2"] @ np.where(hidden > 0, hidden, 0.0) + w["b_2"]
+    if "W_O" in w:
+        (W_z, W_r, W_c), (U_z, U_r, U_c) = np.split(w["W"], 3), np.split(w["U"], 3)
+        b_z, b_r, b_c = np.split(w["b"], 3)
+        h = np.zeros(len(mean))
+        for vector in e:
+            z = 1 / (1 + np.exp(-np.clip(W_z @ vector + U_z @ h + b_z, -500, 500)))
+            r = 1 / (1 + np.exp(-np.clip(W_r @ vector + U_r @ h + b_r, -500, 500)))
+            c = np.tanh(W_c @ vector + U_c @ (r * h) + b_c)
+            h = (1 - z) * h + z * c
+        return mean + w["W_O"] @ h
+    return mean
+
+
 def reference_of_all(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Logits of all users with all items, and their tolerances, both (U, I)."""
     table = np.empty((2, case.n_users, case.n_items))
@@ -174,7 +207,7 @@ def cases(
     max_users: int = 6,
     max_items: int = 9,
 ) -> Case:
-    """Any mix of fields of all sides and encodings, with crosses of any of them."""
+    """Any mix of fields of all sides and encodings, with histories and crosses of any of them."""
     random = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     count = draw(st.integers(2, 10))
     inputs = [_draw_field(draw, f"field{n}") for n in range(count)]
@@ -211,6 +244,7 @@ def cases(
             model=draw(st.sampled_from(models)),
             size=draw(st.integers(1, 5)),
             units=draw(st.integers(1, 4)),
+            history=draw(st.sampled_from(ENCODERS)),
         ),
         scale=draw(st.sampled_from(["pairs", "none"])),
         users=columns["user"],
@@ -268,7 +302,13 @@ def id_case(users: int, items: int, *, size: int = 8, seed: int = 0, model: str 
 
 
 def random_weights(
-    random: np.random.Generator, layout: Layout, *, model: str, size: int, units: int
+    random: np.random.Generator,
+    layout: Layout,
+    *,
+    model: str,
+    size: int,
+    units: int,
+    history: str = "mean",
 ) -> dict[str, np.ndarray]:
     """Weights like those of a trained model."""
     fields = len(layout.inputs)
@@ -282,6 +322,16 @@ def random_weights(
         shapes["p"] = ((size,), 1.0)
     if model == "fwfm":
         shapes["pair_weights"] = ((fields * (fields - 1) // 2,), 1.0)
+    square, vector = ((size, size), 0.7 / size**0.5), ((size,), 0.3)
+    for n, field in enumerate(field for field in layout.inputs if field.history):
+        of_history: dict[str, tuple[tuple[int, ...], float]] = {}
+        if history == "self_attention":
+            of_history = dict.fromkeys(("W_Q", "W_K", "W_V", "W_1", "W_2"), square)
+            of_history |= {"P": ((field.width, size), 0.5), "b_1": vector, "b_2": vector}
+        if history == "gru":
+            of_history = dict.fromkeys(("W", "U"), ((3 * size, size), 0.7))
+            of_history |= {"b": ((3 * size,), 0.3), "W_O": square}
+        shapes |= {f"history.{n}.{name}": shape for name, shape in of_history.items()}
     return {
         name: np.asarray(random.normal(0, std, shape), np.float32)
         for name, (shape, std) in shapes.items()
@@ -293,7 +343,17 @@ def _draw_field(draw: st.DrawFn, name: str) -> Input:
     encode = draw(st.sampled_from(["index", "index", "index", "value", "multi"]))
     cardinality = 1 if encode == "value" else draw(st.sampled_from([3, 4, 6, MANY]))
     width = draw(st.integers(1, 3)) if encode == "multi" else 1
-    return Input(name=name, side=side, encode=encode, cardinality=cardinality, width=width)
+    history = side == "user" and encode == "multi" and draw(st.booleans())
+    if history:
+        width += draw(st.integers(0, 3))
+    return Input(
+        name=name,
+        side=side,
+        encode=encode,
+        cardinality=cardinality,
+        width=width,
+        history=history,
+    )
 
 
 def _random_column(random: np.random.Generator, field: Input, rows: int) -> np.ndarray:

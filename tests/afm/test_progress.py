@@ -76,3 +76,18 @@ def test_notes_are_lines(clock: Clock) -> None:
     stream = io.StringIO()
     Progress(stream, clock).note("resuming")
     assert stream.getvalue() == "resuming\n"
+
+
+def test_epochs_of_a_part_leave_no_lines(clock: Clock) -> None:
+    stream, terminal = io.StringIO(), Terminal()
+    for each in (stream, terminal):
+        progress = Progress(each, clock, part_of="trial 2/9")
+        progress.within(1, 20, done=50, rows=100, loss=0.5)
+        progress.epoch(EPOCH, epochs=20, best=False)
+        progress.note("trial 2/9 finished")
+    within, end = stream.getvalue().splitlines()
+    assert within.startswith("trial 2/9  epoch 1/20   50%  loss 0.5000")
+    assert end == "trial 2/9 finished"
+    redrawn = terminal.getvalue().split("\r\x1b[K")[1:]
+    assert redrawn[1].startswith("trial 2/9  epoch 2/20  loss 0.6123")
+    assert [line.endswith("\n") for line in redrawn] == [False, False, True]

@@ -161,9 +161,9 @@ def test_row_groups_that_are_done_are_not_read(
     write_features(tmp_path, {"train": numbered(320)}, group_rows=20)
     read, real = [], Rows.of
 
-    def of(layout: Layout, columns: dict[str, np.ndarray]) -> Rows:
+    def of(layout: Layout, weighted: bool, columns: dict[str, np.ndarray]) -> Rows:
         read.append(len(columns["label"]))
-        return real(layout, columns)
+        return real(layout, weighted, columns)
 
     monkeypatch.setattr(Rows, "of", of)
     part = parts_of(tmp_path, layout, 1)[0]

@@ -63,6 +63,11 @@ def config(**changes: Any) -> Config:
             "the name 'item' is used twice",
         ),
         ({"history": [{"name": "h", "of": "item", "length": 257}]}, "less than or equal to 256"),
+        (
+            {"model": {"history": "gru"}},
+            "model.history: gru has nothing to encode; name a `history`, or leave it out",
+        ),
+        ({"model": {"history": "lstm"}}, "should be 'mean', 'self_attention' or 'gru'"),
         ({"keys": {"user": "u"}, "negatives": {"per_positive": 1}}, "negatives needs keys.item"),
         ({"negatives": {"per_positive": 0}}, "greater than or equal to 1"),
         (

@@ -44,8 +44,14 @@ def small_log(users: int = 60, items: int = 40, rows: int = 900) -> pd.DataFrame
     )
 
 
-def make_config(folder: Path, log: pd.DataFrame | None = None, **score: Any) -> Config:
-    """The pipeline of a log written below a folder, with these keys in its section ``score``."""
+def make_config(
+    folder: Path, log: pd.DataFrame | None = None, encoder: str | None = None, **score: Any
+) -> Config:
+    """The pipeline of a log written below a folder, with these keys in its section ``score``.
+
+    With an encoder there are histories of items and of genres.
+    """
+    history = [("liked", "item", 4), ("genres", "genre", 2)] if encoder else []
     path = folder / "log.parquet"
     if log is not None or not path.exists():
         (small_log() if log is None else log).to_parquet(path, index=False)
@@ -56,7 +62,8 @@ def make_config(folder: Path, log: pd.DataFrame | None = None, **score: Any) -> 
             "keys": {"user": "u", "item": "i", "time": "t"},
             "fields": FIELDS,
             "crosses": CROSSES,
-            "model": {"embedding_size": 4, "attention_size": 3},
+            "history": [{"name": n, "of": of, "length": length} for n, of, length in history],
+            "model": {"embedding_size": 4, "attention_size": 3, "history": encoder or "mean"},
             "score": {"top_k": 5, "context": {"hour": 2}} | score,
             "tables": {"root": str(folder / "tables")},
         }
@@ -66,8 +73,9 @@ def make_config(folder: Path, log: pd.DataFrame | None = None, **score: Any) -> 
 def with_random_model(config: Config, prepared: Prepared, seed: int = 0, run: str = "a") -> None:
     """Saves a model of random weights as a finished run."""
     layout = Layout.of(prepared.spec.inputs)
+    random, model = np.random.default_rng(seed), config.model
     weights = random_weights(
-        np.random.default_rng(seed), layout, model=config.model.name, size=4, units=3
+        random, layout, model=model.name, size=4, units=3, history=model.history
     )
     metrics = compute(state_of([0.0, 1.0], [0, 1]))
     manifest = Manifest(
@@ -122,7 +130,7 @@ def expected(config: Config, hour: int = 2) -> pd.DataFrame:
     code = (rows["hour"] * size + rows["genre"]).astype(str)
     crossed = code.map(index.get("hour_genre", {})).fillna(1)
     rows["hour_genre"] = crossed.where((rows["hour"] > 0) & (rows["genre"] > 0), 0).astype(int)
-    columns = {i.name: rows[i.name].to_numpy() for i in artifact.layout.inputs}
+    columns = {i.name: np.array(rows[i.name].tolist()) for i in artifact.layout.inputs}
     parameters = Parameters.of(artifact.weights, artifact.layout, "pairs")
     rows["logit"] = forward(parameters, columns)
     return rows

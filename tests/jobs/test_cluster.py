@@ -82,7 +82,9 @@ def rows_of(root: Path, name: str) -> pd.DataFrame:
     """A table, in an order that follows from its rows; lists as text."""
     rows = DeltaTable(str(root / name)).to_pandas()
     lists = [c for c in rows if rows[c].map(lambda v: isinstance(v, np.ndarray | list)).any()]
-    rows = rows.assign(**{c: rows[c].map(lambda v: repr(list(v))) for c in lists})
+    rows = rows.assign(
+        **{c: rows[c].map(lambda v: repr(v if v is None else list(v))) for c in lists}
+    )
     return rows.sort_values(list(rows)).reset_index(drop=True)[sorted(rows)]
 
 

@@ -83,7 +83,7 @@ def test_typo_is_named_with_the_nearest_key(pipeline: Path) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("job", ["prepare", "train", "evaluate", "score"])
+@pytest.mark.parametrize("job", ["prepare", "train", "tune", "evaluate", "score", "report"])
 def test_help_shows_the_commands(job: str) -> None:
     assert f"jobs/{job}.py conf/movielens.yaml" in command("python", f"jobs/{job}.py", "-h").stdout
     called_wrongly = command("python", f"jobs/{job}.py", check=False)

@@ -21,6 +21,7 @@ from afm.train import train as train_model
 from conf.load import load as load_config
 from features.spec import Prepared
 from tests.jobs.commands import ROOT, command, spark, train
+from tests.reporting.pipelines import Page
 
 pytestmark = [pytest.mark.spark]
 
@@ -161,6 +162,18 @@ def test_scores_say_what_made_them(outputs, root: Path) -> None:
     assert metadata["model"] == f"afm/{manifest.run}"
     assert metadata["spec"] == manifest.spec_hash
     assert metadata["users"] == str(prepared(root).versions["users"])
+
+
+def test_report_has_the_same_numbers(outputs, where: list[str], root: Path) -> None:
+    assert "report.html" in command("python", "jobs/report.py", YAML, *where).stdout
+    page = Page((root / "report.html").read_text(encoding="utf-8"))
+    metrics = frame(root, "metrics").set_index("model")
+    for row in page.tables["metrics"][2:]:
+        name = {"AFM": "afm", "FM": "fm"}.get(row[0], row[0])
+        assert float(row[1]) == pytest.approx(metrics.loc[name, "auc"], abs=5e-5)
+    assert f"{metrics.loc['afm', 'auc']:.1%} of all pairs" in page.text["head"]
+    assert len(re.findall(r"User \d+", page.text["recommendations"])) == 3
+    assert 'class="missing"' in (root / "report.html").read_text()  # no rankings yet
 
 
 def test_rerun_ends_in_the_same_content(outputs, where: list[str], root: Path) -> None:

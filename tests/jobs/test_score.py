@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from deltalake import DeltaTable
+from safetensors.numpy import save
 
 import jobs.score
+from afm.artifact import load
 from features.errors import DataError
 from jobs.score_parts import open_run
 from tests.jobs.commands import ENVIRONMENT, ROOT
@@ -55,6 +57,18 @@ def test_best_items_are_those_of_the_forward(base) -> None:
         assert attention == sorted(attention, reverse=True)
         assert all(np.isfinite(reason["contribution"]) for reason in row.explanation)
     assert "context" not in rows
+
+
+@pytest.mark.parametrize("encoder", ["self_attention", "gru"])
+def test_histories_are_encoded_as_in_the_forward(spark, tmp_path: Path, encoder: str) -> None:
+    config = pipeline(spark, tmp_path, encoder=encoder)
+    assert frame(config, "users")["liked"].map(max).gt(0).all()
+    wanted = expected(config)
+    agree(scored(config), best(wanted, 5))
+    mean = load(config.models_root, "afm")
+    weights = {n: w for n, w in mean.weights.items() if not n.startswith("history")}
+    (mean.folder / "weights.safetensors").write_bytes(save(weights))
+    assert (expected(config)["logit"] - wanted["logit"]).abs().max() > 0.1
 
 
 def test_commit_names_model_and_tables(base) -> None:

@@ -1,0 +1,141 @@
+"""What is tried: seeded draws from ranges that are the same for all of our models, and switches.
+
+A trial trains one model once. Its options are keys of our configuration, or arguments of a peer.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Self
+
+from conf.schema import ModelConfig
+
+Option = float | int | str | bool | None
+Options = Mapping[str, Option]
+
+MODELS = {"afm": "AFM", "fm": "FM", "fwfm": "FwFM", "deepctr": "DeepCTR-Torch's AFM"}
+"""Who takes part, AFM first, and what the tables call them."""
+SIZE, BATCH, EPOCHS, PATIENCE = 32, 1024, 30, 3
+"""The same for all: length of embeddings, rows of a step, most epochs, and epochs without a better
+validation AUC before training stops."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A model to be trained once."""
+
+    setting: str
+    """The data set and how it is split."""
+    spec: str
+    """Hash of the features' spec, so that results of other features are not taken for these."""
+    model: str
+    seed: int
+    chosen: tuple[tuple[str, Option], ...]
+    """What differs from the defaults, by name."""
+    test: bool = False
+    """Whether to measure it on the test rows."""
+
+    @classmethod
+    def of(cls, setting: str, spec: str, model: str, seed: int, options: Options) -> Self:
+        """A trial that does not look at the test rows."""
+        return cls(setting, spec, model, seed, tuple(sorted(options.items())))
+
+    @classmethod
+    def from_json(cls, text: Mapping[str, Any]) -> Self:
+        """The trial that ``asdict`` made."""
+        return cls(**{**text, "chosen": tuple((key, value) for key, value in text["chosen"])})
+
+    @property
+    def options(self) -> Options:
+        """What differs from the defaults."""
+        return dict(self.chosen)
+
+
+def draw(model: str, number: int) -> Options:
+    """The options of a try.
+
+    Try 0 takes the defaults. Later ones are drawn, and what all of our models have is the same for
+    all in try n: so the FM that an AFM is pre-trained by is the FM of that try, and costs no
+    further one.
+
+    Args:
+        model: One of ``MODELS``.
+        number: Number of the try.
+
+    Returns:
+        What differs from the defaults.
+    """
+    if number == 0:
+        return {}
+    shared, own = Random(number), Random(f"{model} {number}")
+    if model == "deepctr":
+        return {
+            "learning_rate": _log_uniform(own, 1e-3, 2e-2),
+            # Over the whole table, beside the sum of a batch's losses.
+            "l2_reg_embedding": _log_uniform(own, 1e-5, 1.0),
+            "l2_reg_linear": _log_uniform(own, 1e-5, 1.0),
+            "init_std": own.choice((1e-4, 1e-2, 1e-1)),
+            "attention_factor": own.choice((8, 16, 32)),
+            "afm_dropout": round(own.choice((0, own.uniform(0, 0.6))), 2),
+            "l2_reg_att": _log_uniform(own, 1e-5, 1.0),
+        }
+    options: dict[str, Option] = {
+        "train.learning_rate": _log_uniform(shared, 1e-3, 2e-2),
+        "train.l2.embedding": _log_uniform(shared, 1e-5, 3e-2),
+        "model.embedding_dropout": round(shared.uniform(0, 0.8), 2),
+        "model.dropout": round(shared.choice((0, shared.uniform(0, 0.6))), 2),
+    }
+    if model != "fm":
+        options["model.pretrained"] = own.choice((None, "fm"))
+    if model == "afm":
+        options["model.attention_size"] = own.choice((8, 16, 32))
+        options["model.pair_bias"] = own.choice((False, True))
+        options["train.l2.attention"] = _log_uniform(own, 1e-5, 1e-1)
+    return options
+
+
+def of_fm(options: Options) -> Options:
+    """The options that an FM has too: those of the FM that another model starts from."""
+    own = {"model.pretrained", "model.attention_size", "model.pair_bias", "model.scale"}
+    return {k: v for k, v in options.items() if k not in own | {"train.l2.attention"}}
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One thing about AFM that can be had or not, all else being equal."""
+
+    key: str
+    without: Options
+    having: Options
+    """One of the two is as it was."""
+
+
+def switches(chosen: Options) -> list[Switch]:
+    """The ablation of an AFM.
+
+    Args:
+        chosen: Its options.
+
+    Returns:
+        Switches, one side of each being the chosen options.
+    """
+    return [
+        _switch(chosen, "model.scale", "none", "pairs"),
+        _switch(chosen, "model.pretrained", None, "fm"),
+        _switch(chosen, "model.pair_bias", False, True),
+        _switch(chosen, "model.dropout", 0, 0.3),
+        _switch(chosen, "model.embedding_dropout", 0, 0.2),
+    ]
+
+
+def _switch(chosen: Options, key: str, off: Option, on: Option) -> Switch:
+    name = key.removeprefix("model.")
+    now = chosen.get(key, ModelConfig.model_fields[name].default)
+    options = [chosen if value == now else {**chosen, key: value} for value in (off, on)]
+    if now not in (off, on):
+        options[1] = chosen
+    return Switch(key, *options)
+
+
+def _log_uniform(random: Random, low: float, high: float) -> float:
+    return float(f"{low * (high / low) ** random.random():.2g}")

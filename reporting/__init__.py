@@ -1,0 +1,1 @@
+"""The page about a run: what the tables and models say, gathered, drawn and rendered."""
