@@ -181,9 +181,8 @@ def guess(rows: pd.DataFrame) -> Guess:
     """
     rows = rows.rename(columns=str)
     named = not all(re.fullmatch(r"c\d+", name) for name in _names(rows))
-    target, label, why = _label(rows, named)
+    target, label, why, positive = _label(rows, named)
     keys = _keys(rows.drop(columns=target), named)
-    positive = _positive(rows[target], label)
     fields, left_out = list[Field](), dict[str, str]()
     sides: dict[Side, str] = {key: keys[key] for key in KEYS if key in keys}
     for key, column in sides.items():
@@ -215,13 +214,13 @@ def _quoted(name: str) -> str:
     return name if re.fullmatch(r"[A-Za-z_]\w*", name) else f"`{name}`"
 
 
-def _label(rows: pd.DataFrame, named: bool) -> tuple[str, str, str]:
-    """The column of the label, the expression, and why."""
+def _label(rows: pd.DataFrame, named: bool) -> "tuple[str, str, str, pd.Series[Any]]":
+    """The column of the label, the expression, why, and which rows are positive."""
     candidates = [name for name in _names(rows) if _LABEL.match(name) or not named]
     for name in candidates:
         values = set(rows[name].dropna().unique().tolist())
         if values == {0, 1} or values == {False, True}:
-            return name, _quoted(name), "it is 0 or 1"
+            return name, _quoted(name), "it is 0 or 1", rows[name].fillna(0).astype(bool)
     for name in candidates:
         given = rows[name].dropna()
         if not pd.api.types.is_numeric_dtype(given) or not 3 <= given.nunique() <= FEW:
@@ -231,17 +230,12 @@ def _label(rows: pd.DataFrame, named: bool) -> tuple[str, str, str]:
         cuts = sorted(given.unique())[1:]
         share = {cut: float((given >= cut).mean()) for cut in cuts}
         cut = min(cuts, key=lambda c: abs(share[c] - 0.5))
-        return name, f"{_quoted(name)} >= {cut:g}", f"{share[cut]:.0%} of the rows have that much"
+        why = f"{share[cut]:.0%} of the rows have that much"
+        return name, f"{_quoted(name)} >= {cut:g}", why, rows[name] >= cut
     raise GuessError(
         "no column looks like a label (label, click, rating …, with two values or a few numbers). "
         "Rename it to label, or write the YAML by hand: docs/configuration.md"
     )
-
-
-def _positive(column: "pd.Series[Any]", label: str) -> "pd.Series[Any]":
-    if " >= " in label:
-        return column >= float(label.rpartition(" >= ")[2])
-    return column.fillna(0).astype(bool)
 
 
 def _keys(rows: pd.DataFrame, named: bool) -> dict[str, str]:
@@ -324,10 +318,9 @@ def _side(rows: pd.DataFrame, name: str, sides: dict[Side, str]) -> Side:
 def _field(name: str, side: Side, column: "pd.Series[Any]") -> Field | None:
     """A column as a field; None if it says nothing that could be learned."""
     values = column.dropna()
-    own = name if re.fullmatch(r"[A-Za-z]\w*", name) and name not in RESERVED else None
-    base: dict[str, Any] = {"name": own or _free(name), "side": side}
-    if own is None or own in ("user", "item"):
-        base = {"name": _free(name), "side": side, "expr": f"`{name}`"}
+    free = _free(name)
+    expr = {} if free == name else {"expr": f"`{name}`"}
+    base: dict[str, Any] = {"name": free, "side": side} | expr
     missing = float(column.isna().mean())
     if isinstance(values.iloc[0], list | np.ndarray):
         return Field(base | {"encode": "multi"}, "lists")

@@ -17,11 +17,10 @@ from typing import NoReturn
 
 import click
 
-import conf
 import jobs
+from conf import SPARK_CONF
 
 FOLDER = Path(jobs.__path__[0])
-SPARK_CONF = Path(conf.__path__[0]) / "spark.conf"
 
 ON_SPARK = ("prepare", "evaluate", "score", "monitor", "synthesize")
 ON_RANKS = ("train", "tune")

@@ -19,11 +19,10 @@ from typing import NamedTuple
 
 import psutil
 
-import conf
+from conf import SPARK_CONF
 from conf.load import ConfigError, load
 from conf.schema import is_url
 
-SPARK_CONF = Path(conf.__path__[0]) / "spark.conf"
 PACKAGES = ("pyspark", "delta-spark", "pyarrow", "numpy", "torch", "petastorm", "deltalake")
 
 
@@ -108,13 +107,14 @@ def _java() -> Finding:
     return Finding("Java", found) if 17 <= major < 24 else Finding("Java", found, remedy, False)
 
 
+def _spark_settings() -> dict[str, str]:
+    lines = SPARK_CONF.read_text(encoding="utf-8").splitlines()
+    words = (line.split(maxsplit=1) for line in lines if line.startswith("spark."))
+    return {name: value.strip() for name, value in words}
+
+
 def _delta_jars() -> Finding:
-    words = dict(
-        line.split(maxsplit=1)
-        for line in SPARK_CONF.read_text(encoding="utf-8").splitlines()
-        if line.startswith("spark.")
-    )
-    group, artifact, number = words["spark.jars.packages"].strip().split(":")
+    group, artifact, number = _spark_settings()["spark.jars.packages"].split(":")
     name = f"{group}_{artifact}-{number}.jar"
     caches = sorted(Path.home().glob(f".ivy2*/jars/{name}"))
     if caches:
@@ -172,9 +172,7 @@ def _processors() -> Finding:
 
 
 def _memory() -> Finding:
-    words = SPARK_CONF.read_text(encoding="utf-8")
-    asked = re.search(r"^spark\.driver\.memory\s+(\d+)g", words, re.MULTILINE)
-    driver = int(asked[1]) if asked else 1
+    driver = int(_spark_settings()["spark.driver.memory"].removesuffix("g"))
     free = psutil.virtual_memory().available / 2**30
     found = f"{free:.1f} GiB free"
     if free < driver + 2:

@@ -57,7 +57,7 @@ def main(config: Config) -> None:
     configured.require(prepared.spec)
     artifacts = {config.model.name: configured} | rivals(config, prepared.spec)
     features = tables.read(spark, root, "features", prepared.versions["features"])
-    features = features if WEIGHT in features.columns else features.withColumn(WEIGHT, F.lit(1.0))
+    features = weighted(features)
     rate = F.sum(F.col(LABEL) * F.col(WEIGHT)) / F.sum(WEIGHT)
     (train,) = features.where(F.col(SPLIT) == "train").agg(rate.alias("rate")).collect()
     test = features.where(F.col(SPLIT) == "test")
@@ -139,6 +139,11 @@ def rivals(config: Config, spec: FeatureSpec) -> dict[str, Artifact]:
             else:
                 print(f"{name} was trained on other features and is left out")
     return artifacts
+
+
+def weighted(features: DataFrame) -> DataFrame:
+    """Rows with the column ``weight``, 1 if they have none."""
+    return features if WEIGHT in features.columns else features.withColumn(WEIGHT, F.lit(1.0))
 
 
 def score(features: DataFrame, artifact: Artifact) -> DataFrame:

@@ -34,9 +34,9 @@ from conf.schema import Config, MonitorConfig, digest
 from features import tables
 from features.drift import SURE, TENTHS, edges_of, histograms, nulls, share, shift, unseen
 from features.errors import DataError
-from features.spec import LABEL, SPLIT, WEIGHT, Prepared
+from features.spec import LABEL, SPLIT, Prepared
 from jobs.door import run
-from jobs.evaluate import count, score
+from jobs.evaluate import count, score, weighted
 from jobs.session import open_session
 
 ALARM = 3
@@ -217,10 +217,7 @@ def distances(
 
 def scores(features: Compared, artifact: Artifact, limits: MonitorConfig) -> Iterator[Finding]:
     """How far a model's scores moved, and its AUC."""
-    weighted = [
-        rows if WEIGHT in rows.columns else rows.withColumn(WEIGHT, F.lit(1.0)) for rows in features
-    ]
-    old, new = (count(score(rows, artifact))[0] for rows in weighted)
+    old, new = (count(score(weighted(rows), artifact))[0] for rows in features)
     reached = np.cumsum(old.positives + old.negatives)
     edges = old.scores[np.searchsorted(reached, np.multiply(TENTHS, reached[-1]))]
 
