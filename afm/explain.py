@@ -17,22 +17,38 @@ from afm.forward import (
     row_blocks,
     softmax,
 )
-from afm.item_side import ItemSide
-from afm.scoring import Ranking, pair_vectors, read_users
+from afm.fused_block import serves
+from afm.item_side import Chunk, ItemSide
+from afm.kernels import scoring as kernel
+from afm.kernels.scoring import Looked
+from afm.scoring import Ranking, pair_vectors, places_by_chunk, read_users
+from afm.sides import Side
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
     """The pairs that explain each row, the most important first."""
 
-    field_a: NDArray[np.str_]
-    """Name of the first field of each pair (B, n)."""
-    field_b: NDArray[np.str_]
-    """Name of the second (B, n)."""
+    names: tuple[str, ...]
+    """Of the fields."""
+    a: NDArray[np.int16]
+    """Number of the first field of each pair (B, n)."""
+    b: NDArray[np.int16]
+    """Number of the second (B, n)."""
     attention: NDArray[np.float32]
     """a_ij (B, n); 1/P for FM and FwFM."""
     contribution: NDArray[np.float32]
     """What the pair adds to the logit, c·a_ij·pᵀ(v_i∘v_j), or for FwFM r_ij <v_i, v_j> (B, n)."""
+
+    @property
+    def field_a(self) -> NDArray[np.str_]:
+        """Name of the first field of each pair (B, n)."""
+        return np.array(self.names)[self.a]
+
+    @property
+    def field_b(self) -> NDArray[np.str_]:
+        """Name of the second (B, n)."""
+        return np.array(self.names)[self.b]
 
 
 def explain(parameters: Parameters, columns: Columns, n: int) -> Explanation:
@@ -73,19 +89,21 @@ def explain_ranking(item_side: ItemSide, users: Columns, ranking: Ranking, n: in
     Raises:
         ValueError: Columns do not fit the layout.
     """
-    if n == 0:
-        nothing = np.zeros((len(ranking.user), 0), np.float32)
-        return Explanation(nothing.astype(str), nothing.astype(str), nothing, nothing)
-    v, _ = pair_vectors(item_side, read_users(item_side, users), ranking.user, ranking.item)
-    return _explain(item_side.parameters, v, n)
+    parameters, fields = item_side.parameters, len(item_side.parameters.layout.inputs)
+    users_side = read_users(item_side, users)
+    n = min(n, fields * (fields - 1) // 2)
+    if n and serves(item_side):
+        return _explain_fused(item_side, users_side, ranking, n)
+    v, _ = pair_vectors(item_side, users_side, ranking.user, ranking.item)
+    return _explain(parameters, v, n)
 
 
 def _explain(parameters: Parameters, v: Floats, n: int) -> Explanation:
-    i, j = np.triu_indices(v.shape[1], 1)
-    n = min(n, len(i))
+    fields = v.shape[1]
+    n = min(n, fields * (fields - 1) // 2)
     pairs = np.zeros((len(v), n), np.intp)
     attention, contribution = np.zeros((2, len(v), n), np.float32)
-    for block in row_blocks(parameters, len(v)):
+    for block in row_blocks(parameters, len(v)) if n else ():
         logits, terms = pair_terms(parameters, v[block])  # (b, P)
         weights = softmax(logits)  # (b, P)
         added = parameters.scale * weights * terms  # (b, P)
@@ -94,5 +112,53 @@ def _explain(parameters: Parameters, v: Floats, n: int) -> Explanation:
         pairs[block] = best
         attention[block] = np.take_along_axis(weights, best, axis=1)
         contribution[block] = np.take_along_axis(added, best, axis=1)
-    names = np.array([field.name for field in parameters.layout.inputs])
-    return Explanation(names[i[pairs]], names[j[pairs]], attention, contribution)
+    return _named(parameters, pairs, attention, contribution)
+
+
+def _explain_fused(item_side: ItemSide, users: Side, ranking: Ranking, n: int) -> Explanation:
+    """The same by the kernel, which reads vectors where they lie."""
+    parameters = item_side.parameters
+    assert parameters.attention is not None  # as serves() has seen
+    rows = len(ranking.user)
+    pairs = np.empty((rows, n), np.int32)
+    attention, contribution = np.empty((2, rows, n), np.float32)
+    for chunk, at in places_by_chunk(item_side, ranking.item):
+        fields = _looked(item_side, users, ranking.user[at], chunk, ranking.item[at] - chunk.start)
+        found = kernel.explain(parameters.attention, fields, n, parameters.scale)
+        pairs[at], attention[at], contribution[at] = found
+    return _named(parameters, pairs, attention, contribution)
+
+
+def _looked(
+    item_side: ItemSide,
+    users: Side,
+    user: NDArray[np.int64],
+    chunk: Chunk,
+    item: NDArray[np.int64],
+) -> list[Looked]:
+    """All fields of some users with some items of a chunk."""
+    plan, parameters = item_side.plan, item_side.parameters
+    fields = []
+    for f, side in enumerate(plan.sides):
+        if side == "both":
+            a, b = plan.parents[f]
+            ours, theirs = users.values[a], chunk.items.values[b]
+            at = item_side.cross_rows(
+                f, ours.encoded[ours.of_row[user]], theirs.encoded[theirs.of_row[item]]
+            )
+            fields.append(Looked(parameters.embedding, at))
+        else:
+            values, rows = (
+                (users.values[f], user) if side == "user" else (chunk.items.values[f], item)
+            )
+            fields.append(Looked(values.vectors, values.of_row[rows]))
+    return fields
+
+
+def _named(
+    parameters: Parameters, pairs: NDArray[np.integer], attention: Floats, contribution: Floats
+) -> Explanation:
+    inputs = parameters.layout.inputs
+    i, j = (fields.astype(np.int16) for fields in np.triu_indices(len(inputs), 1))
+    names = tuple(field.name for field in inputs)
+    return Explanation(names, i[pairs], j[pairs], attention, contribution)

@@ -192,13 +192,10 @@ def pair_vectors(
         Field vectors (B, F, K), and linear terms with bias (B,).
     """
     parameters, plan = item_side.parameters, item_side.plan
-    starts = np.array([chunk.start for chunk in item_side.chunks])
-    number = np.searchsorted(starts, item, side="right") - 1
     ours = users.take(user)
     v = ours.stacked(parameters)  # (B, F, K)
     linear = ours.linear()  # (B,)
-    for n, chunk in enumerate(item_side.chunks):
-        rows = np.flatnonzero(number == n)
+    for chunk, rows in places_by_chunk(item_side, item):
         theirs = chunk.items.take(item[rows] - chunk.start)
         v[rows] += theirs.stacked(parameters)
         linear[rows] += chunk.linear[item[rows] - chunk.start]
@@ -207,6 +204,24 @@ def pair_vectors(
             v[rows, cross] = parameters.embedding[at]
             linear[rows] += parameters.linear[at]
     return v, linear
+
+
+def places_by_chunk(
+    item_side: ItemSide, item: NDArray[np.integer[Any]]
+) -> Iterator[tuple[Chunk, NDArray[np.intp]]]:
+    """Parts rows by the chunk that their item is in.
+
+    Args:
+        item_side: What :func:`prepare_items` made.
+        item: Positions of items (B,).
+
+    Yields:
+        Each chunk, and the places of its rows.
+    """
+    starts = np.array([chunk.start for chunk in item_side.chunks])
+    number = np.searchsorted(starts, item, side="right") - 1
+    for n, chunk in enumerate(item_side.chunks):
+        yield chunk, np.flatnonzero(number == n)
 
 
 def _by_profile(item_side: ItemSide, users: Side) -> NDArray[np.intp]:

@@ -469,11 +469,11 @@ def _to_rows(
     block, ranking = _load(some.file.name), some.ranking
     at = np.searchsorted(block.places, ranking.item)
     why = explain_ranking(block.side, users, replace(ranking, item=at), ranker.explained)
-    rows, pairs = why.attention.shape
+    (rows, pairs), names = why.attention.shape, pa.array(why.names)
     reasons = pa.StructArray.from_arrays(
         [
-            pa.array(why.field_a.ravel().astype(object), pa.string()),
-            pa.array(why.field_b.ravel().astype(object), pa.string()),
+            pa.DictionaryArray.from_arrays(why.a.ravel(), names),
+            pa.DictionaryArray.from_arrays(why.b.ravel(), names),
             pa.array(why.attention.ravel()),
             pa.array(why.contribution.ravel()),
         ],

@@ -77,6 +77,15 @@ struct Rest {
     float scale;
 };
 
+// Rows whose pairs are explained. A field's vectors are those of its values.
+struct Rows {
+    int64_t rows, fields, kept;      // kept is at most the number of pairs
+    const float* const* vectors;     // of each field (values, K)
+    const int64_t* const* of_row;    // which value each row has (rows)
+    const float* bias;               // of each pair
+    float scale;
+};
+
 // ---- Pairs of a user field and an item field -------------------------------------------------
 
 // The attention network with the vectors of some users in it; units of h = 0 up to whole tiles.
@@ -138,6 +147,76 @@ void for_products(const Users& users, const Product& pair, int64_t first, int64_
         }
     }
 }
+
+// ---- All pairs of a few rows -----------------------------------------------------------------
+
+// Calls add(pair, pᵀe, l) for each pair of the fields of kLanes rows, with e = v_i∘v_j.
+class Interactions {
+public:
+    Interactions(const Network& net, int64_t fields) : net_(net), fields_(fields) {
+        v_.resize(fields * padded());
+        e_.resize(net.K);
+        const int64_t units = (net.A + kUnits - 1) / kUnits * kUnits;
+        W_.resize(units * net.K);
+        b_.resize(units);
+        h_.resize(units);  // units of h = 0 up to whole tiles
+        std::copy(net.b, net.b + net.A, b_.begin());
+        std::copy(net.h, net.h + net.A, h_.begin());
+        for (int64_t a = 0; a < net.A; ++a)
+            for (int64_t k = 0; k < net.K; ++k)
+                W_[(a / kUnits * net.K + k) * kUnits + a % kUnits] = net.W[a * net.K + k];
+    }
+
+    // Looks the vectors up; beyond the last row, they are those of the last one.
+    void read(const Rows& rows, int64_t first) {
+        for (int64_t f = 0; f < fields_; ++f)
+            for (int64_t k = 0; k < net_.K; k += kLanes) {
+                Vec* block = &v_[f * padded() + k];
+                const size_t bytes = 4 * std::min<int64_t>(kLanes, net_.K - k);
+                for (int lane = 0; lane < kLanes; ++lane) {
+                    const int64_t row = std::min(first + lane, rows.rows - 1);
+                    block[lane] = Vec{};
+                    std::memcpy(&block[lane], rows.vectors[f] + rows.of_row[f][row] * net_.K + k,
+                                bytes);
+                }
+                transpose(block);
+            }
+    }
+
+    template <class Add>
+    void for_pairs(const Add& add) {
+        int64_t pair = 0;
+        for (int64_t i = 0; i < fields_; ++i)
+            for (int64_t j = i + 1; j < fields_; ++j, ++pair) {
+                const Vec *vi = &v_[i * padded()], *vj = &v_[j * padded()];
+                Vec term{}, logit{};
+                for (int64_t k = 0; k < net_.K; ++k) {
+                    e_[k] = vi[k] * vj[k];
+                    term += net_.p[k] * e_[k];
+                }
+                const float* W = W_.data();
+                for (size_t unit = 0; unit < h_.size(); unit += kUnits) {
+                    Vec z[kUnits];
+                    for (int a = 0; a < kUnits; ++a) z[a] = splat(b_[unit + a]);
+                    for (int64_t k = 0; k < net_.K; ++k, W += kUnits)
+                        for (int a = 0; a < kUnits; ++a) z[a] += W[a] * e_[k];
+                    for (int a = 0; a < kUnits; ++a)
+                        logit += h_[unit + a] * (0.0f > z[a] ? Vec{} : z[a]);
+                }
+                add(pair, term, logit);
+            }
+    }
+
+private:
+    static constexpr int kUnits = 8;  // whose z are in registers
+
+    int64_t padded() const { return (net_.K + kLanes - 1) / kLanes * kLanes; }
+
+    const Network& net_;
+    const int64_t fields_;
+    std::vector<Vec> v_, e_;  // (fields, padded K), (K)
+    std::vector<float> W_, b_, h_;
+};
 
 // ---- Sums of all pairs, a block of items at a time -----------------------------------------
 
@@ -318,6 +397,42 @@ extern "C" int scores(const Network* net, const Pairs* pairs, const Rest* rest, 
     for (int lane = 0; lane < kLanes; ++lane)
         if (any[lane]) return 1;
     return 0;
+}
+
+// For each row, the kept pairs of largest attention, falling, equal ones by their number: the pairs,
+// their attention, and what they add to the logit, each (rows, kept).
+extern "C" void explain(const Network* net, const Rows* rows, int32_t* pair, float* attention,
+                        float* contribution) {
+    const int64_t pairs = rows->fields * (rows->fields - 1) / 2;
+    Interactions interactions(*net, rows->fields);
+    std::vector<Vec> terms(pairs), weights(pairs);
+    for (int64_t first = 0; first < rows->rows; first += kLanes) {
+        interactions.read(*rows, first);
+        Vec largest = splat(-kInfinity);
+        interactions.for_pairs([&](int64_t n, Vec term, Vec logit) {
+            terms[n] = term;
+            weights[n] = logit + rows->bias[n];
+            largest = weights[n] > largest ? weights[n] : largest;
+        });
+        Vec total{};
+        for (Vec& weight : weights) total += weight = exp_of(weight - largest);
+        const int64_t count = std::min<int64_t>(kLanes, rows->rows - first);
+        for (int64_t rank = 0; rank < rows->kept; ++rank) {
+            Vec best = splat(-1.0f), place{};
+            for (int64_t n = 0; n < pairs; ++n) {
+                place = weights[n] > best ? splat(static_cast<float>(n)) : place;
+                best = weights[n] > best ? weights[n] : best;
+            }
+            for (int lane = 0; lane < count; ++lane) {
+                const auto n = static_cast<int32_t>(place[lane]);
+                const int64_t out = (first + lane) * rows->kept + rank;
+                pair[out] = n;
+                attention[out] = best[lane] / total[lane];
+                contribution[out] = rows->scale * attention[out] * terms[n][lane];
+                weights[n][lane] = -2.0f;
+            }
+        }
+    }
 }
 
 // Merges scores (users, items), of items from first on, into the k best of each user, scores and

@@ -151,6 +151,49 @@ class Pairs:
         return result
 
 
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """A field of some rows, as its values and who has which."""
+
+    vectors: _Floats
+    """Vectors of its values (D, K)."""
+    of_row: _Places
+    """Which of these each row has (B,)."""
+
+
+def explain(
+    attention: Attention, fields: Sequence[Looked], kept: int, scale: float
+) -> tuple[NDArray[np.int32], _Floats, _Floats]:
+    """The pairs of fields with the largest attention in each row, falling, equal ones by number.
+
+    Args:
+        attention: The attention network.
+        fields: Each field of the rows.
+        kept: Pairs per row, at most all.
+        scale: Of what a pair adds to the logit.
+
+    Returns:
+        Numbers of the pairs, their attention, and what they add to the logit, each (B, kept).
+    """
+    rows = len(fields[0].of_row)
+    pair = np.empty((rows, kept), np.int32)
+    weight, added = np.empty((2, rows, kept), np.float32)
+    bias = attention.pair_bias.astype(np.float32)
+    some = _Rows(
+        rows,
+        len(fields),
+        kept,
+        (c_void_p * len(fields))(*(_address(f.vectors) for f in fields)),
+        (c_void_p * len(fields))(*(_address(f.of_row) for f in fields)),
+        _address(bias),
+        scale,
+    )
+    network = Network(attention)
+    out = (c_void_p(array.ctypes.data) for array in (pair, weight, added))
+    _kernel().explain(byref(network.by_address), byref(some), *out)
+    return pair, weight, added
+
+
 def keep_best(logits: _Floats, first: int, best: _Floats, items: NDArray[np.int64]) -> None:
     """Merges logits of some users into the best of each, as ``afm.top_k.TopK.offer`` says.
 
@@ -201,6 +244,15 @@ class _Pairs(Structure):
         *((name, c_int64) for name in ("users", "items", "products", "given")),
         ("product", POINTER(_Product)),
         ("some", POINTER(_Given)),
+    ]
+
+
+class _Rows(Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("rows", "fields", "kept")),
+        *((name, POINTER(c_void_p)) for name in ("vectors", "of_row")),
+        ("bias", c_void_p),
+        ("scale", c_float),
     ]
 
 
