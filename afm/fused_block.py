@@ -40,7 +40,7 @@ class FusedBlock:
 
     def __init__(self, sums: PairSums, chunk: Chunk, users: Side) -> None:
         self._sums, self._chunk, self._users = sums, chunk, users
-        self._vectors: dict[int, Sums] = {}
+        self._values_of: dict[int, tuple[Sums, Sums | None]] = {}
         attention = sums.item_side.parameters.attention
         assert attention is not None  # as serves() has seen
         self._network, self._bias = kernel.Network(attention), attention.pair_bias
@@ -83,8 +83,8 @@ class FusedBlock:
             of_item, items = self._values(pair.items)
             if sides.keys() == {"user", "item"}:
                 bias = float(self._bias[pair.number]) - item_side.shift
-                u, x = users.vectors(sides["user"]), self._item_vectors(sides["item"])
-                products.append(Product(u, x, of_item, bias))
+                u, (x, base) = users.vectors(sides["user"]), self._item_values(sides["item"])
+                products.append(Product(u, x, base, of_item, bias))
             else:
                 terms = self._sums.general_terms(pair, tile, items)  # (pair planes, r, D)
                 given.append(Given(_planes(terms, 0), of_item))
@@ -101,12 +101,23 @@ class FusedBlock:
             return domain.of_row, domain.first
         return None, np.arange(self._chunk.items.rows)
 
-    def _item_vectors(self, field: int) -> Sums:
-        """Vectors of an item field's values, or of the items where these do not repeat (D, K)."""
-        if field not in self._vectors:
-            right = self._chunk.right[field]  # (K + 1, D)
-            self._vectors[field] = np.ascontiguousarray(right[:-1].T)
-        return self._vectors[field]
+    def _item_values(self, field: int) -> tuple[Sums, Sums | None]:
+        """Vectors of an item field's values, or of the items where these do not repeat (D, K).
+
+        Of a field of numbers: the numbers (D,), and the vector that they multiply (K,).
+        """
+        if field not in self._values_of:
+            parameters, values = self._sums.item_side.parameters, self._chunk.items.values[field]
+            layout, base = parameters.layout, None
+            if layout.inputs[field].encode == "value":
+                base = parameters.embedding[layout.offsets[field]]
+                x = values.encoded.astype(np.float32)
+            else:
+                x = values.vectors
+            if (field,) not in self._chunk.domains:
+                x = x[values.of_row]
+            self._values_of[field] = np.ascontiguousarray(x), base
+        return self._values_of[field]
 
 
 def _planes(sums: Sums, first: int) -> Sums:

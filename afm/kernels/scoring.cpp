@@ -50,7 +50,8 @@ struct Network {
 // A pair of a user field and an item field.
 struct Product {
     const float* u;          // (kUsers, K)
-    const float* x;          // (values, K)
+    const float* x;          // (values, K); numbers (values) if there is a base
+    const float* base;       // of a field of numbers, whose vectors are theirs times it (K), or null
     const int64_t* of_item;  // which value each item has (items); null where each has its own
     int64_t values;
     float bias;  // of the pair, less the shift of all attention logits
@@ -95,9 +96,10 @@ struct Users {
     std::vector<float> b, h;  // (tiles of units, kTileUnits)
 
     Users() = default;
-    Users(const Network& net, const float* u) : p(net.K) {
-        const int64_t units = (net.A + kTileUnits - 1) / kTileUnits * kTileUnits;
-        W.resize(units * net.K);
+    // With a base, W (u∘base) and pᵀ(u∘base), as one column: K = 1 from there on.
+    Users(const Network& net, const float* u, const float* base) : p(base ? 1 : net.K) {
+        const int64_t units = (net.A + kTileUnits - 1) / kTileUnits * kTileUnits, K = p.size();
+        W.resize(units * K);
         b.resize(units);
         h.resize(units);
         std::copy(net.b, net.b + net.A, b.begin());
@@ -105,9 +107,11 @@ struct Users {
         for (int64_t k = 0; k < net.K; ++k) {
             Vec column{};
             for (int lane = 0; lane < kLanes; ++lane) column[lane] = u[lane * net.K + k];
-            p[k] = net.p[k] * column;
+            if (base) column *= base[k];
+            const int64_t at = base ? 0 : k;
+            p[at] += net.p[k] * column;
             for (int64_t a = 0; a < net.A; ++a)
-                W[(a / kTileUnits * net.K + k) * kTileUnits + a % kTileUnits] =
+                W[(a / kTileUnits * K + at) * kTileUnits + a % kTileUnits] +=
                     net.W[a * net.K + k] * column;
         }
     }
@@ -227,8 +231,8 @@ class Adder {
 public:
     Adder(const Network& net, const Pairs& pairs, int lane) : pairs_(pairs), lane_(lane) {
         for (const Product *pair = pairs.product; pair < pairs.product + pairs.products; ++pair) {
-            if (pair == pairs.product || pair->u != pair[-1].u)
-                users_ = Users(net, pair->u + lane * net.K);
+            if (pair == pairs.product || pair->u != pair[-1].u || pair->base != pair[-1].base)
+                users_ = Users(net, pair->u + lane * net.K, pair->base);
             products_.push_back({users_, pair, {}});
             if (pair->of_item) products_.back().terms = terms_of_values(*pair);
         }

@@ -57,7 +57,9 @@ class Product:
     u: _Floats
     """Vectors of the user field (r, K)."""
     x: _Floats
-    """Vectors of the item field (D, K)."""
+    """Vectors of the item field (D, K); of a field of numbers, these (D,)."""
+    base: _Floats | None
+    """What such a field multiplies by its number (K,)."""
     of_item: _Places | None
     """Which of these each item has (n,); None where item i has vector i."""
     bias: float
@@ -107,7 +109,14 @@ class Pairs:
         self._kept = (network, products, given)  # the kernel reads them by their addresses
         self._network = network.by_address
         product = [
-            _Product(_address(p.u), _address(p.x), _address_or_null(p.of_item), len(p.x), p.bias)
+            _Product(
+                _address(p.u),
+                _address(p.x),
+                _address_or_null(p.base),
+                _address_or_null(p.of_item),
+                len(p.x),
+                p.bias,
+            )
             for p in products
         ]
         some = [_Given(_address(g.sums), _address_or_null(g.of_item)) for g in given]
@@ -229,7 +238,7 @@ class _Network(Structure):
 
 class _Product(Structure):
     _fields_ = [
-        *((name, c_void_p) for name in ("u", "x", "of_item")),
+        *((name, c_void_p) for name in ("u", "x", "base", "of_item")),
         ("values", c_int64),
         ("bias", c_float),
     ]
