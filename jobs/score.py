@@ -17,9 +17,11 @@ import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from pyarrow.dataset import dataset, field
 from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -68,7 +70,6 @@ def main(config: Config) -> None:
         return
     metadata = describe(config, prepared, model)
     version, kept = score(spark, config, prepared, users, items, metadata)
-    scores = tables.read(spark, root, "scores", version)
     print(
         f"score: {kept.rows:,} recommendations for {kept.users:,} users out of "
         f"{len(items.table):,} items in {time.monotonic() - started:.0f} s, "
@@ -76,7 +77,8 @@ def main(config: Config) -> None:
     )
     shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
     known = tables.read(spark, root, "items", prepared.versions["items"])
-    print(sample(users, scores, known.select(ITEM, *shown), shown[0] if shown else ITEM))
+    rows = sample(users, tables.read(spark, root, "scores", version), kept, root)
+    print(as_text(rows, known.select(ITEM, *shown), shown[0] if shown else ITEM))
 
 
 def describe(config: Config, prepared: Prepared, model: Artifact) -> dict[str, str]:
@@ -216,22 +218,48 @@ def count_rows(scores: DataFrame) -> Written:
     return Written((), totals["users"], totals["rows"])
 
 
-def sample(users: DataFrame, scores: DataFrame, items: DataFrame, name: str) -> str:
-    """The best items of a few users with the pairs of fields that explain them, to read."""
+def sample(users: DataFrame, scores: DataFrame, kept: Written, root: str) -> list[dict[str, Any]]:
+    """The best rows of a few users, in the order to show them.
+
+    Args:
+        users: The users that were scored.
+        scores: The table.
+        kept: What was written: its files, if Python has written them, are read without Spark.
+        root: Folder of the tables.
+    """
     some = users.select(USER).orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN).collect()
-    few = scores.where(F.col(USER).isin([row[USER] for row in some]))
-    few = few.where(F.col("rank") <= _ITEMS_SHOWN)
-    context = [CONTEXT] if CONTEXT in scores.columns else []
-    rows = few.join(items, ITEM).orderBy(USER, *context, "rank").collect()
+    keys = [row[USER] for row in some]
+    if kept.files:
+        folder = tables.table_path(root, "scores")
+        files = dataset([f"{folder}/{file.path}" for file in kept.files])
+        first = (field(USER).isin(keys)) & (field("rank") <= _ITEMS_SHOWN)
+        rows = files.to_table(filter=first).to_pylist()
+    else:
+        few = scores.where(F.col(USER).isin(keys)).where(F.col("rank") <= _ITEMS_SHOWN)
+        rows = [row.asDict(recursive=True) for row in few.collect()]
+    return sorted(rows, key=lambda row: (row[USER], row.get(CONTEXT, ""), row["rank"]))
+
+
+def as_text(rows: list[dict[str, Any]], items: DataFrame, name: str) -> str:
+    """Rows of the table with the pairs of fields that explain them, to read.
+
+    Args:
+        rows: The rows, as they are shown.
+        items: Key and name of the items.
+        name: The column with the name.
+    """
+    known = items.where(F.col(ITEM).isin(list({row[ITEM] for row in rows}))).collect()
+    names = {row[ITEM]: row[name] for row in known}
     lines = []
     for row in rows:
         if row["rank"] == 1:
-            lines.append(f"  user {row[USER]}" + "".join(f", {row[c]}" for c in context))
+            lines.append(f"  user {row[USER]}" + (f", {row[CONTEXT]}" if CONTEXT in row else ""))
         reasons = ", ".join(
             f"{r['field_a']} × {r['field_b']} {r['attention']:.0%} ({r['contribution']:+.2f})"
             for r in row["explanation"]
         )
-        lines.append(f"  {row['rank']}. {row['probability']:.3f}  {row[name]!s:<44.44} {reasons}")
+        title = f"{names[row[ITEM]]!s:<44.44}"
+        lines.append(f"  {row['rank']}. {row['probability']:.3f}  {title} {reasons}")
     return "\n".join(lines)
 
 
