@@ -17,9 +17,6 @@ from jobs import events
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
 
-JSON = "--json"
-"""On the command line, it makes stdout events for machines (docs/progress.md)."""
-
 
 def run(
     main: Callable[[Any], None],
@@ -69,8 +66,8 @@ def take_streams() -> None:
     terminal, the job takes it, so as to rewrite a line of it. With ``--json``, what is for people
     must not get into stdout: it goes where spark-submit's stderr goes.
     """
-    as_json = JSON in sys.argv
-    sys.argv = [word for word in sys.argv if word != JSON]
+    as_json = events.JSON in sys.argv
+    sys.argv = [word for word in sys.argv if word != events.JSON]
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         for stream in (1, 2):
             if as_json and stream == 1:

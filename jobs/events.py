@@ -10,6 +10,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
+JSON = "--json"
+"""On the command line, it makes stdout events."""
+
 _listener: tuple[TextIO, str] | None = None
 """Where events go, and the job that they are of."""
 

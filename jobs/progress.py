@@ -31,7 +31,7 @@ class Stand(NamedTuple):
     """Tasks that have ended."""
     tasks: int
     rows: int
-    """Rows that Spark itself has read or written in them; 0 where only Python does."""
+    """Rows that Spark itself has read, exchanged or written in them; 0 where only Python does."""
     running: float
     """Seconds since their first task began."""
 
@@ -121,15 +121,17 @@ def shown(spark: SparkSession, job: str) -> Iterator[None]:
     ended, started = threading.Event(), time.monotonic()
 
     def watch() -> None:
+        doing = ""
         while not ended.wait(TOLD_SECONDS if line is None else LIVE_SECONDS):
             try:
                 stand, seconds = look(spark), time.monotonic() - started
             except Py4JError:  # Spark is gone: the job says so
                 return
-            if line is None:
+            doing = doing if stand is None else stand.step
+            if line is not None:
+                line.draw(describe(job, doing, stand, seconds))
+            elif stand is not None:
                 _tell(stand, seconds)
-            else:
-                line.draw(describe(job, stand, seconds))
 
     watcher = InheritableThread(target=watch, daemon=True)
     kept = sys.stdout, sys.stderr
@@ -167,22 +169,34 @@ def look(spark: SparkSession) -> Stand | None:
         step=said[0] if said else "",
         done=sum(s.numCompleteTasks() for s in begun),
         tasks=sum(s.numTasks() for s in begun),
-        rows=sum(max(s.inputRecords(), s.outputRecords()) for s in begun),
+        rows=sum(_rows(s) for s in begun),
         running=max(time.time() - first / 1000, 0.0),
     )
 
 
-def describe(job: str, stand: Stand | None, seconds: float) -> str:
+def _rows(stage: Any) -> int:
+    """What came in or went out; of rows that are cached, Spark counts batches on their way in."""
+    counted = (
+        stage.inputRecords(),
+        stage.outputRecords(),
+        stage.shuffleReadRecords(),
+        stage.shuffleWriteRecords(),
+    )
+    return int(max(counted))
+
+
+def describe(job: str, doing: str, stand: Stand | None, seconds: float) -> str:
     """The line of a terminal.
 
     Args:
         job: The job's name.
+        doing: The step that it is at, as far as known.
         stand: How far it is, None between two stages.
         seconds: Since it began.
     """
+    parts = [f"{job}: {doing}" if doing else job]
     if stand is None:
-        return f"{job}  {duration(seconds)}"
-    parts = [f"{job}: {stand.step}" if stand.step else job]
+        return f"{parts[0]}  {duration(seconds)}"
     parts.append(f"{stand.done / stand.tasks:4.0%}  {stand.done:,} of {stand.tasks:,} tasks")
     if stand.rows:
         parts.append(f"{stand.rows:,} rows")
@@ -192,15 +206,14 @@ def describe(job: str, stand: Stand | None, seconds: float) -> str:
     return "  ".join(parts)
 
 
-def _tell(stand: Stand | None, seconds: float) -> None:
-    if stand is not None:
-        left = stand.left
-        events.tell(
-            "progress",
-            step=stand.step,
-            tasks_done=stand.done,
-            tasks=stand.tasks,
-            rows=stand.rows,
-            seconds=round(seconds, 1),
-            seconds_left=None if left is None else round(left, 1),
-        )
+def _tell(stand: Stand, seconds: float) -> None:
+    left = stand.left
+    events.tell(
+        "progress",
+        step=stand.step,
+        tasks_done=stand.done,
+        tasks=stand.tasks,
+        rows=stand.rows,
+        seconds=round(seconds, 1),
+        seconds_left=None if left is None else round(left, 1),
+    )

@@ -48,10 +48,10 @@ def test_time_left_is_that_of_the_tasks_at_their_pace() -> None:
     stand = Stand("learning", done=2, tasks=8, rows=1_234_567, running=20.0)
     assert stand.left == 60.0
     expected = "prepare: learning   25%  2 of 8 tasks  1,234,567 rows  1:05  1:00 left"
-    assert describe("prepare", stand, seconds=65.0) == expected
+    assert describe("prepare", "learning", stand, seconds=65.0) == expected
     begun = Stand("", done=0, tasks=8, rows=0, running=20.0)
-    assert describe("prepare", begun, seconds=65.0) == "prepare    0%  0 of 8 tasks  1:05"
-    assert describe("prepare", None, seconds=65.0) == "prepare  1:05"
+    assert describe("prepare", "", begun, seconds=65.0) == "prepare    0%  0 of 8 tasks  1:05"
+    assert describe("prepare", "learning", None, seconds=65.0) == "prepare: learning  1:05"
 
 
 def test_line_is_cut_to_the_terminal_and_stays_below_what_is_printed(terminal) -> None:
