@@ -299,6 +299,29 @@ def test_auc_within_values(config: Config, shown: Page, rows: pd.DataFrame) -> N
     assert not {"values maker", "values hour_city"} & set(shown.tables)
 
 
+def test_auc_within_users_items_and_hours(config: Config, shown: Page, rows: pd.DataFrame) -> None:
+    names = frame(config, "vocabulary").set_index(["field", "value"])["index"]
+    for field in ("user", "item", "hour"):
+        known = {row[0]: row for row in shown.body(f"values {field}") if row[0] in names[field]}
+        assert len(known) == min(8, len(names[field]))
+        for value, row in known.items():
+            check_group(row, rows[rows[field] == names[field, value]])
+
+
+def test_bars_are_the_intervals(config: Config, text: str, shown: Page, rows: pd.DataFrame) -> None:
+    names = frame(config, "vocabulary").query("field == 'city'").set_index("value")["index"]
+    (drawn,) = re.findall(r'data-field="city">(.*?)</table>', text, re.DOTALL)
+    bars = re.findall(r'interval" style="left:([\d.]+)%;width:([\d.]+)%', drawn)
+    for row, bar in zip(shown.body("values city"), bars, strict=True):
+        some = rows[rows["city"] == {"missing": 0, "unseen or rare": 1, **names}[row[0]]]
+        ones, zeros = (some["afm"][some["label"] == y].to_numpy() for y in (1, 0))
+        wins = (ones[:, None] > zeros) + (ones[:, None] == zeros) / 2  # DeLong, pair by pair
+        error = np.sqrt(sum(wins.mean(n).var(ddof=1) / wins.shape[1 - n] for n in (0, 1)))
+        low, high = np.clip(wins.mean() + 1.96 * error * np.array([-1, 1]), 0.3, 1)
+        wanted = [100 * (low - 0.3) / 0.7, 100 * (high - low) / 0.7]
+        assert [float(x) for x in bar] == pytest.approx(wanted, abs=0.6)
+
+
 def check_group(cells: list[str], some: pd.DataFrame) -> None:
     assert numbers(cells[3:5]) == pytest.approx([len(some), some["label"].mean()], abs=5.1e-4)
     auc = peer.roc_auc_score(some["label"], some["afm"])
