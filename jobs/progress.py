@@ -121,7 +121,7 @@ def shown(spark: SparkSession, job: str) -> Iterator[None]:
     ended, started = threading.Event(), time.monotonic()
 
     def watch() -> None:
-        doing = ""
+        doing, told = "", 0.0
         while not ended.wait(TOLD_SECONDS if line is None else LIVE_SECONDS):
             try:
                 stand, seconds = look(spark), time.monotonic() - started
@@ -130,8 +130,9 @@ def shown(spark: SparkSession, job: str) -> Iterator[None]:
             doing = doing if stand is None else stand.step
             if line is not None:
                 line.draw(describe(job, doing, stand, seconds))
-            elif stand is not None:
+            if stand is not None and seconds - told >= TOLD_SECONDS:
                 _tell(stand, seconds)
+                told = seconds
 
     watcher = InheritableThread(target=watch, daemon=True)
     kept = sys.stdout, sys.stderr
