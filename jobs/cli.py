@@ -105,11 +105,12 @@ def start(words: list[str]) -> NoReturn:
 
 
 def _without_ranks(words: list[str]) -> int:
-    """Runs horovodrun, and takes away the rank that it writes before each line of stdout."""
+    """Runs horovodrun, of whose stdout only what ranks say gets there, without their numbers."""
     with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
         signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         for line in process.stdout or ():
-            click.echo(re.sub(r"^\[\d+\]<stdout>:", "", line), nl=False)
+            said = re.sub(r"^\[\d+\]<stdout>:", "", line)
+            click.echo(said, nl=False, err=said == line)
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 

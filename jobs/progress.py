@@ -137,7 +137,7 @@ def shown(spark: SparkSession, job: str) -> Iterator[None]:
     watcher = InheritableThread(target=watch, daemon=True)
     kept = sys.stdout, sys.stderr
     if line is not None:
-        sys.stdout, sys.stderr = (_Above(stream, line) for stream in kept)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = (_Above(stream, line) for stream in kept)
     watcher.start()
     try:
         yield

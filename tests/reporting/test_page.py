@@ -565,23 +565,18 @@ def test_contributions_of_all_pairs(config: Config, shown: Page, rows: pd.DataFr
         assert numbers([title.split(": ")[1]])[0] == pytest.approx(wanted, abs=1e-3)
 
 
-def test_every_reason_is_that_of_the_table(config: Config, shown: Page) -> None:
+def test_every_reason_is_that_of_the_table(config: Config, text: str) -> None:
     scores = frame(config, "scores")
-    said = re.sub(r"\s+", " ", shown.text["recommendations"])
-    for user, part in zip(
-        re.findall(r"User (\w+)", said), re.split(r"User \w+", said)[1:], strict=True
-    ):
-        mine = scores[scores["user_key"] == user].sort_values("rank")
-        expected = [
-            (r["field_a"], r["field_b"], f"{r['attention']:.1%}", f"{r['contribution']:+.2f}")
-            for row in mine.itertuples()
-            for r in row.explanation
-        ]
-        found = re.findall(r"(\w+)(?: [^×:]*?)? × (\w+)(?: [^×:]*?)?: ([\d.]+%), (\S+)", part)
-        plain = [(a, b, share, adds.replace("−", "-")) for a, b, share, adds in found]
-        assert plain == [
-            (*r[:3], r[3].replace("-0.00", "0.00").replace("+0.00", "0.00")) for r in expected
-        ]
+    users = re.findall(r"<h3>User (\w+)", text)
+    expected = [
+        (r["field_a"], r["field_b"], f"{r['attention']:.1%}", f"{r['contribution']:+.2f}")
+        for user in users
+        for row in scores[scores["user_key"] == user].sort_values("rank").itertuples()
+        for r in row.explanation
+    ]
+    reason = r"<li><b>(\w+)</b>[^<]* × <b>(\w+)</b>[^<]*:\s+([\d.]+%), <span[^>]*>(.*?)</span>"
+    found = [(*r[:3], r[3].replace("−", "-")) for r in re.findall(reason, text)]
+    assert found == [(*r[:3], re.sub(r"^[+-]0.00$", "0.00", r[3])) for r in expected]
 
 
 def test_lineage_of_tables_and_models(config: Config, shown: Page) -> None:
