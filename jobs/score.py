@@ -82,6 +82,10 @@ def _score(spark: SparkSession, config: Config) -> None:
         f"{len(items.table):,} items in {time.monotonic() - started:.0f} s, "
         f"{tables.table_path(root, 'scores')} version {version}"
     )
+    step(spark, "showing a few users")
+    shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
+    known = tables.read(spark, root, "items", prepared.versions["items"])
+    print(sample(users, scores, known.select(ITEM, *shown), shown[0] if shown else ITEM))
     events.tell(
         "result",
         path=tables.table_path(root, "scores"),
@@ -93,10 +97,6 @@ def _score(spark: SparkSession, config: Config) -> None:
         run=model.manifest.run,
         spec=prepared.spec.hash,
     )
-    step(spark, "showing a few users")
-    shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
-    known = tables.read(spark, root, "items", prepared.versions["items"])
-    print(sample(users, scores, known.select(ITEM, *shown), shown[0] if shown else ITEM))
 
 
 def describe(config: Config, prepared: Prepared, model: Artifact) -> dict[str, str]:
