@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import select
 import subprocess
 import sys
 import termios
@@ -24,14 +25,16 @@ def terminal() -> Iterator[tuple[int, io.TextIOWrapper]]:
     """What is written to a terminal of 90 columns, and the stream that does."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (20, 90))
-    os.set_blocking(ours, False)
     with os.fdopen(theirs, "w") as stream:
         yield ours, stream
     os.close(ours)
 
 
 def read(terminal: int) -> str:
-    return os.read(terminal, 1_000_000).decode().replace("\r\n", "\n")
+    pieces = []
+    while select.select([terminal], [], [], 0.2)[0]:  # the kernel hands it over in pieces
+        pieces.append(os.read(terminal, 65536))
+    return b"".join(pieces).decode().replace("\r\n", "\n")
 
 
 def slow(spark) -> None:
