@@ -2,11 +2,23 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TextIO
+from dataclasses import asdict
+from typing import Protocol, TextIO
 
 from afm.artifact import Epoch
 
 LIVE_SECONDS, LOG_SECONDS = 0.2, 30.0
+
+
+class Tell(Protocol):
+    """Who is told the same as figures."""
+
+    def __call__(self, event: str, **content: object) -> None:
+        """Takes a kind of event and its figures."""
+
+
+def tell_nobody(event: str, **content: object) -> None:
+    """Where nobody listens."""
 
 
 class Progress:
@@ -19,6 +31,7 @@ class Progress:
         stream: Where to.
         clock: Seconds since some moment.
         part_of: What the epochs are a part of, shown before each; then they leave no lines.
+        tell: Called with the events ``progress`` within epochs and ``step`` at their ends.
     """
 
     def __init__(
@@ -26,8 +39,10 @@ class Progress:
         stream: TextIO,
         clock: Callable[[], float] = time.monotonic,
         part_of: str = "",
+        tell: Tell = tell_nobody,
     ) -> None:
-        self._stream = stream
+        self._stream, self._tell = stream, tell
+        self._part = {"part_of": part_of} if part_of else {}
         self._begin = f"{part_of}  " if part_of else ""
         self._live = stream.isatty()
         self._clock = clock
@@ -64,8 +79,18 @@ class Progress:
         left = (rows - done) / max(speed, 1e-9)
         self._write(
             f"{self._begin}epoch {epoch}/{epochs}  {done / rows:4.0%}  loss {loss:.4f}  "
-            f"{speed:,.0f} samples/s  {_duration(left)} left",
+            f"{speed:,.0f} samples/s  {duration(left)} left",
             passing=True,
+        )
+        self._tell(
+            "progress",
+            step=f"epoch {epoch}/{epochs}",
+            **self._part,
+            rows_done=done,
+            rows=rows,
+            train_loss=loss,
+            samples_per_second=speed,
+            seconds_left=left,
         )
 
     def epoch(self, epoch: Epoch, epochs: int, best: bool) -> None:
@@ -76,9 +101,21 @@ class Progress:
             epochs: The last one's number.
             best: Whether none was better.
         """
+        metrics = epoch.validation
+        self._tell(
+            "step",
+            step=f"epoch {epoch.number}/{epochs}",
+            **self._part,
+            epoch=epoch.number,
+            best=best,
+            train_loss=epoch.train_loss,
+            validation=asdict(metrics),
+            samples_per_second=epoch.samples_per_second,
+            waiting_for_data=_mean(epoch.time.data),
+            communicating=_mean(epoch.time.ranks),
+        )
         if self._begin and not self._live:
             return
-        metrics = epoch.validation
         self._write(
             f"{self._begin}epoch {epoch.number}/{epochs}  loss {epoch.train_loss:.4f}  "
             f"validation AUC {metrics.auc:.4f}  log loss {metrics.log_loss:.4f}  "
@@ -95,6 +132,7 @@ class Progress:
             text: The line.
         """
         self._write(text)
+        self._tell("step", step=text)
 
     def _write(self, line: str, passing: bool = False) -> None:
         if self._live:
@@ -109,6 +147,7 @@ def _mean(shares: Sequence[float]) -> float:
     return sum(shares) / max(len(shares), 1)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds as minutes and seconds, such as 1:05."""
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes}:{rest:02d}"

@@ -40,7 +40,7 @@ from optuna.trial import FrozenTrial, TrialState
 from afm.artifact import LATEST, Epoch, point_latest, read_curves, replace_file
 from afm.errors import DivergedError, EndedEarly, TrainError
 from afm.metrics import Metrics
-from afm.progress import Progress
+from afm.progress import Progress, Tell, tell_nobody
 from afm.ranks import Ranks
 from afm.run import make_plan
 from afm.schedule import best_epoch, quality
@@ -64,7 +64,12 @@ class Found:
 
 
 def search(
-    config: Config, tune: TuneConfig, ranks: Ranks, stream: TextIO, device: torch.device
+    config: Config,
+    tune: TuneConfig,
+    ranks: Ranks,
+    stream: TextIO,
+    device: torch.device,
+    tell: Tell = tell_nobody,
 ) -> Found | None:
     """Makes the trials that a search has not made yet.
 
@@ -74,6 +79,7 @@ def search(
         ranks: The processes that train each trial together.
         stream: Where the leader reports.
         device: Where models are kept.
+        tell: Called with the events of a run that trains.
 
     Returns:
         What was found; None on ranks that do not lead.
@@ -89,7 +95,7 @@ def search(
     folder = Path(config.models_root).resolve() / "tune" / identity
     book = Book(folder, config, tune) if ranks.leads else None
     if book and (before := len(book.trials)):
-        Progress(stream).note(
+        Progress(stream, tell=tell).note(
             f"search {identity} has made its {before} trials already"
             if before >= tune.trials
             else f"going on with search {identity} after trial {before} of {tune.trials}"
@@ -105,7 +111,7 @@ def search(
                 raise EndedEarly
 
         trial_config = config_of(config, values, folder, number)
-        progress = Progress(stream, part_of=f"trial {number}/{tune.trials}")
+        progress = Progress(stream, part_of=f"trial {number}/{tune.trials}", tell=tell)
         state: State = "finished"
         begin = time.monotonic()
         try:

@@ -48,6 +48,7 @@ def accept(spark: SparkSession, config: Config, report: Report, *, both_labels: 
     Raises:
         DataError: The sources do not fit the configuration or break a quality rule.
     """
+    spark.sparkContext.setJobDescription("reading and checking the sources")
     sides = clean_sides(spark, config)
     log = check_orphans(clean_interactions(spark, config), sides, config)
     checked = [log, *sides.values()]

@@ -41,6 +41,7 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
     config = config.model_copy(update={"source": pin(spark, config.source)})
     accepted = accept(spark, config, report, both_labels=False)
     log = join_sides(accepted.log, accepted.sides).withColumn(SPLIT, part(before.spec.split))
+    spark.sparkContext.setJobDescription("looking whether the tables hold these rows")
     name, rows = batch_name(config), fingerprint(log.drop(SPLIT))
     if name in before.batches:
         if before.batches[name] != rows:
@@ -56,6 +57,7 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
     for table in ("interactions", "features", "quarantine"):
         tables.restore(spark, root, table, before.versions[table])
     metadata = accepted.metadata | {"spec": before.spec.hash, "batch": name}
+    spark.sparkContext.setJobDescription("splitting and writing the new rows")
     versions = before.versions | {
         "interactions": add_interactions(spark, config, log, accepted.sides, before, metadata),
         "quarantine": tables.write(accepted.quarantine, root, "quarantine", metadata, append=True),
@@ -70,9 +72,11 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
 
     spec = before.spec
     encoder, vocabulary = load_encoder(spark, config, spec, before.versions["vocabulary"])
+    spark.sparkContext.setJobDescription("encoding the new rows")
     versions["features"] = write_features(
         added, RowGroups.of(added), encoder, vocabulary, root, metadata, append=True
     )
+    spark.sparkContext.setJobDescription("encoding users and items")
     versions |= write_sides(config, everything, accepted.sides, encoder, vocabulary, metadata)
     report(f"added the batch {name!r}")
 

@@ -36,6 +36,8 @@ from features.transform import Encoder
 def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None) -> Prepared:
     """Makes the tables of a pipeline from its sources and publishes them together.
 
+    Steps are named by Spark's job description, for its web page and for who shows progress.
+
     Args:
         spark: A session with Delta Lake.
         config: The pipeline.
@@ -51,6 +53,7 @@ def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None
     config = config.model_copy(update={"source": pin(spark, config.source)})
     root = config.tables.root
     accepted = accept(spark, config, report, both_labels=config.negatives is None)
+    spark.sparkContext.setJobDescription("splitting and writing the accepted rows")
     split = fit_split(config.split, accepted.log)
     log = join_sides(accepted.log, accepted.sides)
     rows, metadata = accepted.rows, accepted.metadata
@@ -112,6 +115,7 @@ def learn_and_publish(
     report("split into " + ", ".join(f"{rows[s]:,} {s}" for s in SPLITS))
 
     groups = RowGroups.of(interactions)
+    spark.sparkContext.setJobDescription(f"learning from {rows['train']:,} training rows")
     spec, vocabulary = fit(spark, config, groups or interactions, written.split)
     metadata = written.metadata | {"spec": spec.hash}
     if groups is None or vocabulary.large:
@@ -123,7 +127,9 @@ def learn_and_publish(
     report(f"learned {len(vocabulary):,} values of {len(spec.inputs)} fields from training rows")
 
     versions = versions | {"vocabulary": version}
+    spark.sparkContext.setJobDescription(f"encoding {sum(rows[s] for s in SPLITS):,} rows")
     versions["features"] = write_features(interactions, groups, encoder, whole, root, metadata)
+    spark.sparkContext.setJobDescription("encoding users and items")
     versions |= write_sides(config, interactions, written.sides, encoder, whole, metadata)
     report(f"encoded {', '.join(name for name in versions if name not in _READABLE)}")
 

@@ -50,6 +50,7 @@ def refit(spark: SparkSession, config: Config, report: Report = lambda _: None) 
     interactions = tables.read(spark, root, "interactions", before.versions["interactions"])
     versions = {name: before.versions[name] for name in ("interactions", "quarantine", "quality")}
     log = observed(interactions)
+    spark.sparkContext.setJobDescription("splitting all rows anew")
     split = fit_split(config.split, log)
     histories = tuple(h.config for h in before.spec.histories)
     sampling = {before.negatives, config.negatives}
@@ -67,6 +68,7 @@ def refit(spark: SparkSession, config: Config, report: Report = lambda _: None) 
 
     written = Written(split, versions, before.batches, before.rows, sides, metadata)
     after = learn_and_publish(spark, config, written, report)
+    spark.sparkContext.setJobDescription("comparing with what was learned before")
     for line in moved(spark, root, before, after):
         report(line)
     return after

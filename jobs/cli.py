@@ -9,7 +9,10 @@ It only starts them, shows the command that does, and ends as it ends.
 
 import ast
 import os
+import re
 import shlex
+import signal
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +22,7 @@ import click
 
 import jobs
 from conf import SPARK_CONF
+from jobs.events import JSON
 
 FOLDER = Path(jobs.__path__[0])
 
@@ -95,7 +99,19 @@ def start(words: list[str]) -> NoReturn:
     click.echo(f"$ {shlex.join(words)}", err=True)
     beside = str(Path(sys.executable).parent)
     os.environ["PATH"] = f"{beside}{os.pathsep}{os.environ.get('PATH', '')}"
+    if words[0] == "horovodrun" and JSON in words:
+        sys.exit(_without_ranks(words))
     os.execvp(words[0], words)
+
+
+def _without_ranks(words: list[str]) -> int:
+    """Runs horovodrun, of whose stdout only what ranks say gets there, without their numbers."""
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        for line in process.stdout or ():
+            said = re.sub(r"^\[\d+\]<stdout>:", "", line)
+            click.echo(said, nl=False, err=said == line)
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def _command(job: str) -> click.Command:

@@ -22,6 +22,8 @@ import psutil
 from conf import SPARK_CONF
 from conf.load import ConfigError, load
 from conf.schema import is_url
+from jobs import events
+from jobs.door import take_streams
 
 PACKAGES = ("pyspark", "delta-spark", "pyarrow", "numpy", "torch", "petastorm", "deltalake")
 
@@ -46,13 +48,15 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    failed = False
+    failed, findings = False, []
     for finding in examine(arguments):
+        findings.append(finding._asdict())
         mark = "✓" if not finding.remedy else "!" if finding.works else "✗"
         print(f"{mark} {finding.subject:<22} {finding.found}", flush=True)
         if finding.remedy:
             print(f"  {'':<22} → {finding.remedy}")
         failed |= not finding.works
+    events.tell("result", works=not failed, findings=findings)
     return int(failed)
 
 
@@ -201,6 +205,7 @@ def _tables(arguments: list[str]) -> Finding:
 
 
 if __name__ == "__main__":
+    take_streams()
     if {"-h", "--help"} & set(sys.argv[1:]):
         print((__doc__ or "").strip())
         sys.exit(0)

@@ -29,9 +29,11 @@ from conf.schema import Config, Loss, ModelConfig, digest
 from features import tables
 from features.python_tasks import map_in_arrow
 from features.spec import LABEL, SPLIT, USER, WEIGHT, FeatureSpec
+from jobs import events
 from jobs.door import run
+from jobs.progress import step
 from jobs.ranking_quality import measure_rankings
-from jobs.session import open_session
+from jobs.session import session
 
 CONSTANT = "constant rate"
 _COUNTS = "positives", "negatives"
@@ -49,7 +51,11 @@ class Measured(NamedTuple):
 
 def main(config: Config) -> None:
     """Measures the models of a pipeline on its test rows."""
-    spark = open_session("evaluate")
+    with session("evaluate") as spark:
+        _evaluate(spark, config)
+
+
+def _evaluate(spark: SparkSession, config: Config) -> None:
     root = config.tables.root
     newest = tables.published(spark, root)
     configured = load(config.models_root, config.model.name, config.train.run)
@@ -61,7 +67,10 @@ def main(config: Config) -> None:
     rate = F.sum(F.col(LABEL) * F.col(WEIGHT)) / F.sum(WEIGHT)
     (train,) = features.where(F.col(SPLIT) == "train").agg(rate.alias("rate")).collect()
     test = features.where(F.col(SPLIT) == "test")
-    counted = {name: count(score(test, artifact)) for name, artifact in artifacts.items()}
+    counted = {}
+    for name, artifact in artifacts.items():
+        step(spark, f"measuring {name} on the test rows")
+        counted[name] = count(score(test, artifact))
     measured = {}
     for name, (state, gauc) in counted.items():
         manifest = artifacts[name].manifest
@@ -86,12 +95,24 @@ def main(config: Config) -> None:
         "features": str(prepared.versions["features"]),
         **{f"model.{name}": run for name, run in runs.items()},
     }
-    tables.write(frame.coalesce(1), root, "metrics", metadata)
+    versions = {"metrics": tables.write(frame.coalesce(1), root, "metrics", metadata)}
     print(report(measured, "rows" if prepared.weight is None else "rows by weight"))
+    ranked: Mapping[str, RankingMetrics] = {}
     if config.evaluate.ranking:
-        found = measure_rankings(spark, config, prepared, artifacts)
-        write_rankings(spark, config, found, runs, metadata)
-        print(report_rankings(found, config.evaluate.top_k))
+        step(spark, "ranking all items for users of the test rows")
+        ranked = measure_rankings(spark, config, prepared, artifacts)
+        versions["rankings"] = write_rankings(spark, config, ranked, runs, metadata)
+        print(report_rankings(ranked, config.evaluate.top_k))
+    events.tell(
+        "result",
+        tables=root,
+        versions=versions,
+        metrics=rows,
+        rankings=[
+            {"model": name, "run": runs.get(name), "k": config.evaluate.top_k, **asdict(metrics)}
+            for name, metrics in ranked.items()
+        ],
+    )
 
 
 def write_rankings(
@@ -100,8 +121,8 @@ def write_rankings(
     found: Mapping[str, RankingMetrics],
     runs: Mapping[str, str],
     metadata: Mapping[str, str],
-) -> None:
-    """Replaces the table ``rankings``: a row per way of ranking."""
+) -> int:
+    """Replaces the table ``rankings``, a row per way of ranking; returns its version."""
     k = config.evaluate.top_k
     rows = [
         {"model": name, "run": runs.get(name), "k": k, **asdict(metrics)}
@@ -109,7 +130,7 @@ def write_rankings(
     ]
     numbers = "hit_rate DOUBLE, recall DOUBLE, ndcg DOUBLE, coverage DOUBLE, users BIGINT"
     frame = spark.createDataFrame(rows, f"model STRING, run STRING, k INT, {numbers}")
-    tables.write(frame.coalesce(1), config.tables.root, "rankings", metadata)
+    return tables.write(frame.coalesce(1), config.tables.root, "rankings", metadata)
 
 
 def report_rankings(found: Mapping[str, RankingMetrics], k: int) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 from conf.first_yaml import first_yaml
 from conf.guess import GuessError, guess, read_sample
 from conf.load import ConfigError, load
+from jobs import events
+from jobs.door import take_streams
 
 
 def main(arguments: list[str]) -> None:
@@ -47,9 +49,19 @@ def main(arguments: list[str]) -> None:
         print(f"{key}: {column}")
     print(f"{len(found.fields)} fields; left out: {', '.join(found.left_out)}")
     print(f"wrote {target}. Read it, then: afm prepare {target}")
+    events.tell(
+        "result",
+        path=str(target),
+        rows_looked_at=len(sample.rows),
+        label=found.label,
+        keys=found.keys,
+        fields=len(found.fields),
+        left_out=found.left_out,
+    )
 
 
 if __name__ == "__main__":
+    take_streams()
     words = sys.argv[1:]
     if not words or {"-h", "--help"} & set(words) or len(words) > 2:
         asked = {"-h", "--help"} & set(words)
@@ -58,5 +70,6 @@ if __name__ == "__main__":
     try:
         main(words)
     except (GuessError, ConfigError, OSError) as error:
+        events.tell("error", message=str(error))
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

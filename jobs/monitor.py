@@ -35,9 +35,11 @@ from features import tables
 from features.drift import SURE, TENTHS, edges_of, histograms, nulls, share, shift, unseen
 from features.errors import DataError
 from features.spec import LABEL, SPLIT, Prepared
+from jobs import events
 from jobs.door import run
 from jobs.evaluate import count, score, weighted
-from jobs.session import open_session
+from jobs.progress import step
+from jobs.session import session
 
 ALARM = 3
 _SCHEMA = (
@@ -71,19 +73,30 @@ class Compared(NamedTuple):
 
 def main(config: Config) -> None:
     """Compares a batch, and exits with 3 if it raises an alarm."""
-    spark = open_session("monitor")
     root = config.tables.root
-    prepared = tables.read_prepared(spark, config)
-    batch = find_batch(spark, root, prepared, config.monitor.batch)
-    artifact = latest_model(config, prepared)
-    features, interactions = (
-        compared(spark, root, prepared, table, batch) for table in ("features", "interactions")
-    )
-    rows = features.now.count()
-    found = list(compare(config, prepared, features, interactions, artifact))
-    keep(spark, config, batch, rows, artifact, found)
+    with session("monitor") as spark:
+        prepared = tables.read_prepared(spark, config)
+        batch = find_batch(spark, root, prepared, config.monitor.batch)
+        step(spark, f"comparing the batch {batch!r} with the rows held out")
+        artifact = latest_model(config, prepared)
+        features, interactions = (
+            compared(spark, root, prepared, table, batch) for table in ("features", "interactions")
+        )
+        rows = features.now.count()
+        found = list(compare(config, prepared, features, interactions, artifact))
+        version = keep(spark, config, batch, rows, artifact, found)
     print(report(batch, rows, found))
-    if any(finding.alarm for finding in found):
+    alarms = [finding for finding in found if finding.alarm]
+    events.tell(
+        "result",
+        batch=batch,
+        rows=rows,
+        model=None if artifact is None else artifact.manifest.run,
+        versions={"monitor": version},
+        findings=[finding._asdict() for finding in found],
+        alarms=[finding._asdict() for finding in alarms],
+    )
+    if alarms:
         sys.exit(ALARM)
 
 
@@ -260,8 +273,8 @@ def keep(
     rows: int,
     artifact: Artifact | None,
     found: Sequence[Finding],
-) -> None:
-    """Replaces what the table ``monitor`` says of a batch, in one commit."""
+) -> int:
+    """Replaces what the table ``monitor`` says of a batch, in one commit, the version returned."""
     root = config.tables.root
     model, now = None if artifact is None else artifact.manifest.run, datetime.now(UTC)
     frame = spark.createDataFrame([(batch, now, rows, model, *f) for f in found], _SCHEMA)
@@ -269,7 +282,7 @@ def keep(
         others = tables.read(spark, root, "monitor").where(F.col("batch") != batch)
         frame = others.unionByName(frame)
     metadata = {"job": "monitor", "batch": batch, "config": digest(config.model_dump_json())}
-    tables.write(frame.coalesce(1), root, "monitor", metadata)
+    return tables.write(frame.coalesce(1), root, "monitor", metadata)
 
 
 def report(batch: str, rows: int, found: Sequence[Finding]) -> str:

@@ -21,8 +21,9 @@ from features.append import append
 from features.prepare import prepare
 from features.refit import refit
 from features.spec import SPLITS, Prepared
+from jobs import events
 from jobs.door import run
-from jobs.session import open_session
+from jobs.session import session
 
 _MODES = {"all": prepare, "append": append, "refit": refit}
 
@@ -33,12 +34,27 @@ def main(config: Config) -> None:
 
     def report(line: str) -> None:
         print(f"prepare: {line} ({time.monotonic() - started:.0f} s)", flush=True)
+        events.tell("step", step=line)
 
-    spark = open_session("prepare")
-    prepared = _MODES[config.prepare.mode](spark, config, report)
+    root = config.tables.root
+    with session("prepare") as spark:
+        prepared = _MODES[config.prepare.mode](spark, config, report)
+        quality = tables.read(spark, root, "quality", prepared.versions["quality"])
+        findings = quality.collect()
     print(summary(config, prepared))
-    quality = tables.read(spark, config.tables.root, "quality", prepared.versions["quality"])
-    print(quality_summary(quality.collect()))
+    print(quality_summary(findings))
+    events.tell(
+        "result",
+        tables=root,
+        spec=prepared.spec.hash,
+        rows=prepared.rows,
+        versions=prepared.versions,
+        fields=[
+            {"name": i.name, "side": i.side, "encode": i.encode, "embeddings": i.cardinality}
+            for i in prepared.spec.inputs
+        ],
+        quality=[finding.asDict() for finding in findings],
+    )
 
 
 def summary(config: Config, prepared: Prepared) -> str:

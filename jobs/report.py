@@ -16,6 +16,7 @@ from pathlib import Path
 
 from conf.load import ConfigError
 from conf.schema import Config, is_url
+from jobs import events
 from jobs.door import run
 from reporting.commands import Commands
 from reporting.page import make_page
@@ -32,6 +33,7 @@ def main(config: Config) -> None:
     unfinished.write_text(text, encoding="utf-8")
     os.replace(unfinished, target)
     print(f"report: {target}, {len(text) / 1e6:.1f} MB, in {time.monotonic() - started:.0f} s")
+    events.tell("result", path=str(target), bytes=target.stat().st_size)
 
 
 def path_of(config: Config) -> Path:

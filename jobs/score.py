@@ -33,7 +33,9 @@ from features import tables
 from features.errors import DataError
 from features.python_tasks import Work, map_in_arrow
 from features.spec import ITEM, USER, Prepared
+from jobs import events
 from jobs.door import run
+from jobs.progress import step
 from jobs.score_changes import Changes, best_rows, find_changes
 from jobs.score_files import Written, writes_files
 from jobs.score_parts import close_run, default_parts, open_run, says_run, score_parts
@@ -47,7 +49,7 @@ from jobs.scoring_tasks import (
     score_schema,
     with_places,
 )
-from jobs.session import open_session
+from jobs.session import session
 
 _USERS_SHOWN, _ITEMS_SHOWN = 3, 5
 _HOW = {"mode", "parts", "items_per_block", "explain_plan"}
@@ -56,8 +58,12 @@ _HOW = {"mode", "parts", "items_per_block", "explain_plan"}
 
 def main(config: Config) -> None:
     """Writes the recommendations of a pipeline."""
+    with session("score") as spark:
+        _score(spark, config)
+
+
+def _score(spark: SparkSession, config: Config) -> None:
     started = time.monotonic()
-    spark = open_session("score")
     root = config.tables.root
     newest = tables.published(spark, root)
     model = load(config.models_root, config.model.name, config.train.run)
@@ -66,7 +72,9 @@ def main(config: Config) -> None:
     items = read_items(spark, config, prepared, model)
     users = chosen(spark, config, "users", prepared.versions["users"], model)
     if config.score.explain_plan:
-        print(plan(config, items, users.count()))
+        text = plan(config, items, users.count())
+        print(text)
+        events.tell("result", plan=text)
         return
     metadata = describe(config, prepared, model)
     version, kept = score(spark, config, prepared, users, items, metadata)
@@ -75,10 +83,22 @@ def main(config: Config) -> None:
         f"{len(items.table):,} items in {time.monotonic() - started:.0f} s, "
         f"{tables.table_path(root, 'scores')} version {version}"
     )
+    step(spark, "showing a few users")
     shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
     known = tables.read(spark, root, "items", prepared.versions["items"])
     rows = sample(users, tables.read(spark, root, "scores", version), kept, root)
     print(as_text(rows, known.select(ITEM, *shown), shown[0] if shown else ITEM))
+    events.tell(
+        "result",
+        path=tables.table_path(root, "scores"),
+        versions={"scores": version},
+        rows=kept.rows,
+        users=kept.users,
+        items=len(items.table),
+        model=config.model.name,
+        run=model.manifest.run,
+        spec=prepared.spec.hash,
+    )
 
 
 def describe(config: Config, prepared: Prepared, model: Artifact) -> dict[str, str]:
@@ -132,6 +152,7 @@ def score(
     root = config.tables.root
     schema = score_schema(spark, config, prepared)
     placed = with_places(spark, config, prepared, users, items)
+    step(spark, "counting users")
     count = (users if config.score.candidates is None else placed).count()
     if not count:
         if config.score.candidates is None:
@@ -145,6 +166,7 @@ def score(
         pairs = len(items.table) * len(items.contexts)
         parts = config.score.parts or default_parts(users, count * pairs)
         if config.score.mode == "changed":
+            step(spark, "comparing the tables with those that were scored")
             changes = find_changes(spark, config, prepared, users, items, metadata)
             if isinstance(changes, str):
                 print(f"score: scoring everything, for {changes}")
@@ -156,6 +178,7 @@ def score(
                 placed = _rows(spark, config, prepared, changes, items, ranker, Path(folder))
                 work, parts = _as_they_are, 1
                 order = [CONTEXT, "rank"] if config.score.contexts else ["rank"]
+        step(spark, f"scoring {count:,} {'users' if config.score.candidates is None else 'pairs'}")
         if not writes_files(users, root):
             if config.score.parts not in (None, 1):
                 raise DataError("score.parts needs tables.root on a path that Python can write")

@@ -28,6 +28,7 @@ from pyspark.sql import functions as F
 from afm.artifact import replace_file
 from features.python_tasks import Work
 from features.spec import USER
+from jobs import events
 from jobs.score_files import USERS_PER_TASK, Written, by_range, joined, ranges, write_files
 
 _PAIRS_PER_CORE = 5_000_000_000
@@ -213,3 +214,4 @@ def _cuts(users: DataFrame, parts: int) -> tuple[str, ...]:
 
 def _say(line: str) -> None:
     print(f"score: {line}", file=sys.stderr, flush=True)
+    events.tell("step", step=line)

@@ -1,10 +1,13 @@
 """The Spark session of a job."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from pyspark.sql import SparkSession
 
 from features.errors import DataError
+from jobs.progress import shown
 
 _DELTA = "io.delta.sql.DeltaSparkSessionExtension"
 
@@ -30,3 +33,18 @@ def open_session(job: str) -> SparkSession:
             f"spark-submit --properties-file conf/spark.conf jobs/{job}.py CONFIG"
         )
     return spark
+
+
+@contextmanager
+def session(job: str) -> Iterator[SparkSession]:
+    """The session of a job, which shows what the job is at for as long as it runs.
+
+    Args:
+        job: Its name.
+
+    Raises:
+        DataError: Delta Lake is not configured.
+    """
+    spark = open_session(job)
+    with shown(spark, job):
+        yield spark

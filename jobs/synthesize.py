@@ -25,9 +25,11 @@ from pyspark.sql import functions as F
 from afm.metrics import Metrics, compute, state_from_counts
 from conf.synthetic import KEYS, LABEL, LOGIT, TIME, Synthetic, SyntheticField
 from features.python_tasks import map_in_arrow
+from jobs import events
 from jobs.door import run
 from jobs.planted_log import Plan, blocks_of, log_block, make_plan, side_block
-from jobs.session import open_session
+from jobs.progress import step
+from jobs.session import session
 
 _DECIMALS = 3
 """Logits are counted so rounded: few counts, and metrics that agree with the exact ones to 1e-6."""
@@ -36,12 +38,19 @@ _DECIMALS = 3
 def main(config: Synthetic) -> None:
     """Writes a log."""
     started = time.monotonic()
-    ceiling = synthesize(open_session("synthesize"), config)
+    with session("synthesize") as spark:
+        ceiling = synthesize(spark, config)
     print(
         f"{config.path}: {ceiling.rows:,.0f} rows, {ceiling.positive_rate:.1%} positive, in "
         f"{time.monotonic() - started:.0f} s\n"
         f"no model can do better than AUC {ceiling.auc:.4f}, log loss {ceiling.log_loss:.4f}\n"
         f"next: jobs/prepare.py {config.path}/pipeline.yaml"
+    )
+    events.tell(
+        "result",
+        path=config.path,
+        pipeline=f"{config.path.rstrip('/')}/pipeline.yaml",
+        ceiling=asdict(ceiling),
     )
 
 
@@ -61,8 +70,11 @@ def synthesize(spark: SparkSession, config: Synthetic) -> Metrics:
     plan = spark.sparkContext.broadcast(make_plan(config))
     for side, population in config.populations.items():
         if not config.one_table:
+            step(spark, f"writing {population.count:,} {side}s")
             _write_table(spark, plan, f"{side}s", population.count, partial(side_block, side))
+    step(spark, f"writing {config.rows:,} interactions")
     _write_table(spark, plan, "interactions", config.rows, log_block)
+    step(spark, "measuring the true probabilities")
     ceiling = measure(spark, f"{root}/interactions")
     _write_text(spark, pipeline_file, yaml.safe_dump(pipeline(config), sort_keys=False))
     said = {**asdict(ceiling), "config": config.model_dump(exclude_unset=True)}

@@ -12,6 +12,7 @@ lost, and come, while it trains (docs/cluster.md).
 
 import os
 import sys
+from dataclasses import asdict
 
 # Torch reads it when imported. Threads that spin while they wait starve those they wait for where
 # cores are shared: an epoch of small batches then took eight times as long.
@@ -27,6 +28,7 @@ from afm.progress import Progress
 from afm.ranks import RankLost, Ranks, work_together
 from afm.train import train
 from conf.schema import Config
+from jobs import events
 from jobs.door import run
 
 
@@ -40,9 +42,9 @@ def main(config: Config) -> None:
 
 def _train(config: Config, ranks: Ranks) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
-    manifest = train(config, ranks, Progress(sys.stderr), ranks.device())
+    manifest = train(config, ranks, Progress(sys.stderr, tell=events.tell), ranks.device())
     if ranks.leads:
-        metrics = manifest.validation
+        metrics, folder = manifest.validation, run_folder(config, manifest.identity)
         threshold = to_probability(metrics.threshold, config.train.loss)
         print(
             f"{config.model.name} run {manifest.run}: best epoch {manifest.best_epoch} of "
@@ -50,7 +52,18 @@ def _train(config: Config, ranks: Ranks) -> None:
             f"{metrics.accuracy:.4f}, F1 {metrics.f1:.4f} ({metrics.f1_tuned:.4f} from a "
             f"probability of {threshold:.4f} on), log loss {metrics.log_loss:.4f}, "
             f"RMSE {metrics.rmse:.4f}\n"
-            f"model: {run_folder(config, manifest.identity)}"
+            f"model: {folder}"
+        )
+        events.tell(
+            "result",
+            model=config.model.name,
+            run=manifest.run,
+            folder=str(folder),
+            spec=manifest.spec_hash,
+            features=manifest.features.version,
+            epochs=manifest.epochs,
+            best_epoch=manifest.best_epoch,
+            validation=asdict(metrics),
         )
 
 

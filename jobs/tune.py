@@ -12,6 +12,7 @@ is given again, and ends as one that was not; two at once would disturb each oth
 
 import os
 import sys
+from dataclasses import asdict
 
 # As in jobs/train.py: torch reads these when imported.
 os.environ["OMP_WAIT_POLICY"] = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
@@ -24,6 +25,7 @@ from afm.search import BEST, search
 from afm.trials import table
 from conf.load import ConfigError
 from conf.schema import Config, TuneConfig
+from jobs import events
 from jobs.door import run
 
 
@@ -43,11 +45,17 @@ def main(config: Config) -> None:
 
 def _search(config: Config, tune: TuneConfig, ranks: Ranks) -> None:
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
-    found = search(config, tune, ranks, sys.stderr, ranks.device())
+    found = search(config, tune, ranks, sys.stderr, ranks.device(), events.tell)
     if found:
         print(
             f"{table(found.trials, config.train.stop_on)}\n"
             f"the best: python jobs/train.py {found.folder / BEST}"
+        )
+        events.tell(
+            "result",
+            folder=str(found.folder),
+            best=str(found.folder / BEST),
+            trials=[asdict(trial) for trial in found.trials],
         )
 
 

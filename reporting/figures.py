@@ -51,6 +51,7 @@ _STYLE: Any = {
     "xtick.color": _MUTED,
     "ytick.color": _MUTED,
     "text.color": _INK,
+    "xtick.major.pad": 6,
     "lines.linewidth": 1.8,
     "figure.facecolor": "none",
     "axes.facecolor": "none",

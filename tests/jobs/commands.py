@@ -1,9 +1,14 @@
 """Runs the commands that users type."""
 
+import json
 import os
+import pty
 import subprocess
 import sys
+import termios
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -11,6 +16,8 @@ ENVIRONMENT = os.environ | {
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     "SPARK_LOCAL_IP": "127.0.0.1",
 }
+
+SUBMIT = ("spark-submit", "--properties-file", "conf/spark.conf")
 
 
 def command(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -30,10 +37,52 @@ def command(*words: object, check: bool = True) -> subprocess.CompletedProcess[s
 
 def spark(job: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """``spark-submit --properties-file conf/spark.conf jobs/JOB.py …``"""
-    submit = ["spark-submit", "--properties-file", "conf/spark.conf"]
-    return command(*submit, f"jobs/{job}.py", *arguments, check=check)
+    return command(*SUBMIT, f"jobs/{job}.py", *arguments, check=check)
 
 
 def train(ranks: int, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """``horovodrun -np RANKS python jobs/train.py …``"""
     return command("horovodrun", "-np", ranks, "python", "jobs/train.py", *arguments, check=check)
+
+
+def events(said: str) -> list[dict[str, Any]]:
+    """Lines that a job wrote with ``--json``; each has to be an object that names what it is."""
+    found: list[dict[str, Any]] = [json.loads(line) for line in said.splitlines()]
+    assert all({"event", "job"} <= line.keys() for line in found)
+    return found
+
+
+def result(said: str) -> dict[str, Any]:
+    """The one result among the events, which comes last."""
+    *others, last = events(said)
+    assert last["event"] == "result"
+    assert not [line for line in others if line["event"] in ("result", "error")]
+    return last
+
+
+def on_terminal(words: Sequence[object]) -> str:
+    """What a command writes to a terminal of 100 columns, as it writes it."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 100))
+    process = subprocess.Popen(
+        [str(word) for word in words],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    pieces = []
+    while True:
+        try:
+            piece = os.read(ours, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not piece:
+            break
+        pieces.append(piece)
+    os.close(ours)
+    said = b"".join(pieces).decode()
+    assert process.wait(timeout=60) == 0, said
+    return said

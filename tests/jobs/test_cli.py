@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import BIN, ENVIRONMENT, ROOT
+from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, events
 
 JOBS = (
     "prepare",
@@ -82,11 +82,15 @@ def test_flag_without_a_value_is_refused() -> None:
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_training_runs_on_ranks(ranks: int, tmp_path: Path) -> None:
-    result = afm("train", "-np", ranks, "conf/movielens.yaml", f"tables.root={tmp_path}/none")
+    root = f"tables.root={tmp_path}/none"
+    result = afm("train", "-np", ranks, "conf/movielens.yaml", root, "--json")
     first = result.stderr.splitlines()[0]
     assert ("horovodrun -np 2 " in first) == (ranks == 2)
-    assert first.endswith(f"train.py conf/movielens.yaml tables.root={tmp_path}/none")
+    assert first.endswith(f"train.py conf/movielens.yaml {root} --json")
     assert result.returncode == 1
+    (error,) = events(result.stdout)
+    assert error["event"] == "error"
+    assert "jobs/prepare.py" in error["message"]
     assert "error: " in result.stderr
     assert "jobs/prepare.py" in result.stderr  # the remedy
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.jobs.commands import command, spark, train
+from tests.jobs.commands import command, events, spark, train
 
 YAML = """
 source: {{interactions: {{format: csv, path: {folder}/log.csv}}}}
@@ -62,9 +62,16 @@ def test_prepare_says_what_is_wrong(pipeline: Path, override: str, message: str)
     ],
 )
 def test_jobs_say_what_has_to_run_before(pipeline: Path, job: str, message: str) -> None:
-    result = spark(job, pipeline, check=False)
+    as_json = ["--json"] if job == "score" else []
+    result = spark(job, pipeline, *as_json, check=False)
     assert result.returncode == 1
-    assert message in result.stdout  # spark-submit sends a job's stderr there
+    if as_json:
+        (error,) = events(result.stdout)
+        assert (error["event"], error["job"]) == ("error", job)
+        assert message in error["message"]
+        assert f"error: {error['message']}" in result.stderr
+    else:
+        assert message in result.stdout  # spark-submit sends a job's stderr there
     assert "Traceback" not in result.stdout + result.stderr
 
 
@@ -77,9 +84,12 @@ def test_train_says_once_what_has_to_run_before(pipeline: Path) -> None:
 
 
 def test_typo_is_named_with_the_nearest_key(pipeline: Path) -> None:
-    result = command("python", "jobs/train.py", pipeline, "train.epoch=3", check=False)
+    result = command("python", "jobs/train.py", pipeline, "train.epoch=3", "--json", check=False)
     assert result.returncode == 1
     assert "train.epoch: unknown key. Did you mean epochs?" in result.stderr
+    (error,) = events(result.stdout)
+    assert error["event"] == "error"
+    assert "train.epoch: unknown key. Did you mean epochs?" in error["message"]
     assert "Traceback" not in result.stderr
 
 

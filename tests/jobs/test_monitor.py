@@ -18,6 +18,7 @@ from features.append import append
 from features.drift import shift
 from features.errors import DataError
 from features.prepare import prepare
+from tests.jobs.commands import result as figures
 from tests.jobs.commands import spark as submit
 from tests.jobs.scored import make_config, small_log, with_random_model
 
@@ -77,7 +78,7 @@ def findings(config: Config, batch: str) -> pd.DataFrame:
 def test_what_moved_is_named(spark, config: Config) -> None:
     path = Path(config.tables.root).parent / "conf.yaml"
     path.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_defaults=True)))
-    result = submit("monitor", path, check=False)
+    result = submit("monitor", path, "--json", check=False)
     assert result.returncode == 3, result.stderr
     alarms = findings(config, "moved").query("alarm")
     found = set(zip(alarms["field"].fillna("-"), alarms["measure"], strict=True))
@@ -90,7 +91,12 @@ def test_what_moved_is_named(spark, config: Config) -> None:
         r"ALARM genre: [23]\d\.\d% missing, was 0\.0%",
         r"ALARM labels: 6\d\.\d% positive, was ",
     ):
-        assert pd.Series([result.stdout]).str.contains(sentence).all(), result.stdout
+        assert pd.Series([result.stderr]).str.contains(sentence).all(), result.stderr
+    told = figures(result.stdout)
+    assert {(f["field"] or "-", f["measure"]) for f in told["alarms"]} == found
+    rows = findings(config, "moved")
+    assert (told["batch"], told["rows"], told["model"]) == ("moved", 2_000, "a")
+    assert [f["now"] for f in told["findings"]] == list(rows["now"])
 
 
 def test_usual_day_raises_no_alarm(spark, config: Config, capsys) -> None:

@@ -4,7 +4,10 @@ import itertools
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from subprocess import CompletedProcess
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +23,16 @@ from afm.slots import to_slots
 from afm.train import train as train_model
 from conf.load import load as load_config
 from features.spec import Prepared
-from tests.jobs.commands import ROOT, command, spark, train
+from tests.jobs.commands import (
+    ROOT,
+    SUBMIT,
+    command,
+    events,
+    on_terminal,
+    result,
+    spark,
+    train,
+)
 from tests.reporting.pipelines import Page
 
 pytestmark = [pytest.mark.spark]
@@ -43,15 +55,30 @@ def where(root: Path) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def outputs(where: list[str]) -> dict[str, str]:
-    """What each job printed, the jobs having run one after the other."""
+def runs(where: list[str]) -> dict[str, CompletedProcess[str]]:
+    """The jobs, run one after the other."""
     return {
-        "prepare": spark("prepare", YAML, *where).stdout,
-        "afm": train(2, YAML, *where).stdout,
-        "fm": train(2, YAML, *where, "model.name=fm").stdout,
-        "evaluate": spark("evaluate", YAML, *where).stdout,
-        "score": spark("score", YAML, *where).stdout,
+        "prepare": spark("prepare", YAML, *where, "--json"),
+        "afm": train(2, YAML, *where, "--json"),
+        "fm": train(2, YAML, *where, "model.name=fm"),
+        "evaluate": spark("evaluate", YAML, *where, "--json"),
+        "score": spark("score", YAML, *where, "--json"),
     }
+
+
+@pytest.fixture(scope="module")
+def outputs(runs: dict[str, CompletedProcess[str]]) -> dict[str, str]:
+    """What each job said to people."""
+    return {job: run.stdout if job == "fm" else run.stderr for job, run in runs.items()}
+
+
+@pytest.fixture(scope="module")
+def told(runs: dict[str, CompletedProcess[str]]) -> dict[str, dict[str, Any]]:
+    """What each job said to machines in the end. (horovodrun names the rank before each line.)"""
+    said = {
+        job: re.sub(r"^\[0\]<stdout>:", "", run.stdout, flags=re.M) for job, run in runs.items()
+    }
+    return {job: result(text) for job, text in said.items() if job != "fm"}
 
 
 def frame(root: Path, name: str) -> pd.DataFrame:
@@ -64,6 +91,31 @@ def test_no_row_is_lost(outputs: dict[str, str], root: Path) -> None:
     assert abs(sizes["test"] / sizes.sum() - 0.1) < 0.01
     assert abs(sizes["validation"] / sizes.sum() - 0.1) < 0.01
     assert "100,004 read = 100,004 accepted + 0 quarantined" in outputs["prepare"]
+
+
+def test_what_machines_are_told_are_the_tables_figures(told, root: Path) -> None:
+    said, rows = told["prepare"], frame(root, "features")["split"].value_counts()
+    assert {part: said["rows"][part] for part in rows.index} == rows.to_dict()
+    for job in told.values():
+        for name, version in job.get("versions", {}).items():
+            assert DeltaTable(str(root / name), version=version).version() == version
+    artifact = load(root / "models", "afm")
+    assert told["afm"]["run"] == artifact.manifest.run
+    assert Path(told["afm"]["folder"]) == artifact.folder.resolve()
+    assert told["afm"]["validation"] == asdict(artifact.manifest.validation)
+    metrics = frame(root, "metrics").to_dict("records")
+    assert [m | {"run": m["run"] or None} for m in metrics] == told["evaluate"]["metrics"]
+    scores = frame(root, "scores")
+    assert told["score"]["rows"] == len(scores)
+    assert told["score"]["users"] == scores["user_key"].nunique()
+
+
+def test_machines_are_told_of_steps(runs, told) -> None:
+    steps = [e["step"] for e in events(runs["prepare"].stdout) if e["event"] == "step"]
+    assert steps[0] == "read 100,004 interactions, quarantined 0"
+    assert len(steps) == 4
+    epochs = re.findall(r'^\[0\]<stdout>:(\{"event": "step".*)', runs["afm"].stdout, re.M)
+    assert [json.loads(e)["epoch"] for e in epochs] == list(range(1, 1 + told["afm"]["epochs"]))
 
 
 def test_tables_open_in_spark_as_in_delta_rs(request, outputs, root: Path) -> None:
@@ -181,8 +233,12 @@ def test_rerun_ends_in_the_same_content(outputs, where: list[str], root: Path) -
     run = load(root / "models", "afm").manifest.run
     versions = prepared(root).versions
     assert f"afm run {run}" in train(2, YAML, *where).stdout
-    spark("score", YAML, *where)
-    spark("evaluate", YAML, *where)
+    shown = on_terminal([*SUBMIT, "jobs/score.py", YAML, *where])
+    assert re.search(r"\r\x1b\[Kscore: scoring 671 users .* of .* tasks", shown)
+    assert "\r\x1b[Kscore: 6,710 recommendations for 671 users" in shown
+    quiet = spark("evaluate", YAML, *where)
+    assert "\r" not in quiet.stdout + quiet.stderr
+    assert " tasks" not in quiet.stdout + quiet.stderr
     spark("prepare", YAML, *where)
     assert prepared(root).versions != versions
     for name, content in before.items():

@@ -1,17 +1,20 @@
 """Every number on the page, computed again from the tables by pandas and scikit-learn."""
 
 import html
+import json
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from sklearn import metrics as peer
 
 import jobs.evaluate
 import jobs.monitor
-from afm.artifact import load
+from afm.artifact import load, read_curves
 from conf.schema import Config
 from features.prepare import prepare
 from jobs.monitor import Finding
@@ -296,6 +299,29 @@ def test_auc_within_values(config: Config, shown: Page, rows: pd.DataFrame) -> N
     assert not {"values maker", "values hour_city"} & set(shown.tables)
 
 
+def test_auc_within_users_items_and_hours(config: Config, shown: Page, rows: pd.DataFrame) -> None:
+    names = frame(config, "vocabulary").set_index(["field", "value"])["index"]
+    for field in ("user", "item", "hour"):
+        known = {row[0]: row for row in shown.body(f"values {field}") if row[0] in names[field]}
+        assert len(known) == min(8, len(names[field]))
+        for value, row in known.items():
+            check_group(row, rows[rows[field] == names[field, value]])
+
+
+def test_bars_are_the_intervals(config: Config, text: str, shown: Page, rows: pd.DataFrame) -> None:
+    names = frame(config, "vocabulary").query("field == 'city'").set_index("value")["index"]
+    (drawn,) = re.findall(r'data-field="city">(.*?)</table>', text, re.DOTALL)
+    bars = re.findall(r'interval" style="left:([\d.]+)%;width:([\d.]+)%', drawn)
+    for row, bar in zip(shown.body("values city"), bars, strict=True):
+        some = rows[rows["city"] == {"missing": 0, "unseen or rare": 1, **names}[row[0]]]
+        ones, zeros = (some["afm"][some["label"] == y].to_numpy() for y in (1, 0))
+        wins = (ones[:, None] > zeros) + (ones[:, None] == zeros) / 2  # DeLong, pair by pair
+        error = np.sqrt(sum(wins.mean(n).var(ddof=1) / wins.shape[1 - n] for n in (0, 1)))
+        low, high = np.clip(wins.mean() + 1.96 * error * np.array([-1, 1]), 0.3, 1)
+        wanted = [100 * (low - 0.3) / 0.7, 100 * (high - low) / 0.7]
+        assert [float(x) for x in bar] == pytest.approx(wanted, abs=0.6)
+
+
 def check_group(cells: list[str], some: pd.DataFrame) -> None:
     assert numbers(cells[3:5]) == pytest.approx([len(some), some["label"].mean()], abs=5.1e-4)
     auc = peer.roc_auc_score(some["label"], some["afm"])
@@ -377,7 +403,197 @@ def test_lineage(config: Config, shown: Page, text: str) -> None:
 def test_the_verdict_says_how_sure_it_is(shown: Page, rows: pd.DataFrame) -> None:
     aucs = {name: peer.roc_auc_score(rows["label"], rows[name]) for name in MODELS}
     assert f"{aucs['afm']:.1%}" in shown.text["head"]
-    assert re.search(r"probably by .0\.\d{4} to .?0\.\d{4}: ", shown.text["head"])
+    for row in shown.body("differences"):
+        said = (
+            f"From {row[0]}, AFM differs by {row[1]}, and with other test rows probably by {row[2]}"
+        )
+        assert said in shown.text["head"]
+
+
+def test_tiles_and_the_sentence_on_the_test_rows(
+    config: Config, text: str, shown: Page, rows: pd.DataFrame
+) -> None:
+    tiles = dict(re.findall(r"<div><dt>(.*?)</dt><dd>(.*?)</dd></div>", text))
+    refused = len(frame(config, "quarantine"))
+    assert tiles == {
+        "rows read": f"{len(log()):,}",
+        "rows refused": f"{refused:,}",
+        **{name: tiles[name] for name in map("test AUC of {}".format, TITLES)},  # below
+        "recommendations": f"{len(frame(config, 'scores')):,}",
+    }
+    for title, name in zip(TITLES, MODELS, strict=True):
+        auc = peer.roc_auc_score(rows["label"], rows[name])
+        assert float(tiles[f"test AUC of {title}"]) == pytest.approx(auc, abs=2e-4)
+    said = f"On {len(rows):,} test rows, {rows['label'].mean():.1%} of them positive"
+    assert said in shown.text["quality"]
+
+
+def test_every_field_against_the_tables(config: Config, shown: Page) -> None:
+    readable, features = frame(config, "interactions"), frame(config, "features")
+    spec = load(config.models_root, "afm").manifest.spec
+    test = features[features["split"] == "test"]
+    table = {row[0]: row[1:] for row in shown.body("fields")}
+    for field in config.fields:
+        share = numbers(table[field.name][2:3])[0]
+        assert share == pytest.approx(readable[field.name].isna().mean(), abs=5e-4), field.name
+    for i in spec.inputs:
+        side, _, _, values, *coverage = table[i.name]
+        assert side == i.side
+        if i.encode == "value":
+            assert [values, *coverage] == ["–"] * 4
+            continue
+        assert numbers([values]) == [i.cardinality - 2]
+        if i.encode == "index":
+            column = test[i.name]
+            expected = [(column > 1).mean(), (column == 1).mean(), (column == 0).mean()]
+            assert numbers(coverage) == pytest.approx(expected, abs=5.1e-4), i.name
+
+
+def test_epochs_are_those_of_the_models_folders(config: Config, shown: Page) -> None:
+    expected = [
+        (title, e.number, e.train_loss, e.validation.log_loss, e.validation.auc)
+        for title, name in zip(TITLES, MODELS, strict=True)
+        for e in read_curves(load(config.models_root, name).folder)
+    ]
+    for row, (title, *figures) in zip(shown.body("epochs"), expected, strict=True):
+        assert row[0] == title
+        assert numbers(row[1:]) == pytest.approx(figures, abs=5e-5)
+
+
+def test_drawings_lie_where_the_numbers_are(
+    config: Config, text: str, shown: Page, rows: pd.DataFrame
+) -> None:
+    plots = r'<svg class="plot".*?aria-label="(.*?)">(.*?)</svg>'
+    drawn = dict(re.findall(plots, text, re.DOTALL))
+    assert len(drawn) == 6
+    percent = np.array([numbers(row) for row in shown.tables["calibration"][2:]])
+    edges = np.linspace(0, 1, 21)
+    for n, name in enumerate(MODELS):
+        curves = read_curves(load(config.models_root, name).folder)
+        for what, values in (
+            ("training loss", [e.train_loss for e in curves]),
+            ("validation log loss", [e.validation.log_loss for e in curves]),
+            ("validation AUC", [e.validation.auc for e in curves]),
+        ):
+            x, y = line(drawn[f"{what} of each epoch"], f"--series-{n + 1}")
+            assert on_a_line(x, [1, 2, 3]) and on_a_line(y, values), (name, what)
+        chart = drawn["Calibration curves"]
+        x, y = at_chance(chart, *line(chart, f"--series-{n + 1}"))
+        np.testing.assert_allclose(x, percent[:, 1 + 2 * n], atol=2e-3)
+        np.testing.assert_allclose(y, percent[:, 2 + 2 * n], atol=2e-3)
+        chart = drawn["ROC curves"]
+        x, y = at_chance(chart, *line(chart, f"--series-{n + 1}"))
+        alarms, found, _ = peer.roc_curve(rows["label"], rows[name], drop_intermediate=False)
+        np.testing.assert_allclose(y[1:-1], np.interp(x, alarms, found)[1:-1], atol=0.02)
+        assert np.trapz(y, x) == pytest.approx(np.trapz(found, alarms), abs=0.01)
+    for label in (0, 1):
+        shares = [row[1 + label] for row in shown.body("distribution")]
+        x, y = line(drawn["Distribution of predicted probabilities by label"], f"--label-{label}")
+        steps = np.r_[0, np.repeat(numbers(shares), 2), 0]
+        assert on_a_line(x, np.repeat(edges, 2), within=0.5)
+        assert on_a_line(y, steps, within=1.0)
+
+
+def line(drawing: str, colour: str) -> tuple[np.ndarray, np.ndarray]:
+    """The coordinates of the line of a colour."""
+    paths = re.findall(r'<path d="([^"]*)"[^>]*style="([^"]*)"', drawing)
+    (found,) = [
+        d for d, style in paths if f"stroke: var({colour})" in style and "fill: none" in style
+    ]
+    points = np.array(re.findall(r"[ML] (\S+) (\S+)", found), dtype=float)
+    return points[:, 0], points[:, 1]
+
+
+def at_chance(drawing: str, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates as shares: the grey line of chance leads from (0, 0) to (1, 1)."""
+    paths = re.findall(r'<path d="M (\S+) (\S+) \nL (\S+) (\S+) \n" clip[^>]*--muted', drawing)
+    ((x0, y0, x1, y1),) = np.array(paths, dtype=float)
+    return (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
+
+
+def on_a_line(
+    places: np.ndarray, values: Sequence[float] | np.ndarray, within: float = 0.1
+) -> bool:
+    """Whether an axis puts these values at these places."""
+    if np.ptp(values) == 0:
+        return bool(np.ptp(places) <= within)
+    fitted = np.polyval(np.polyfit(values, places, 1), values)
+    return len(places) == len(values) and bool(np.abs(fitted - places).max() <= within)
+
+
+def test_metrics_at_thresholds_against_scikit_learn(
+    config: Config, shown: Page, rows: pd.DataFrame
+) -> None:
+    lines = {row[0]: row for row in shown.tables["metrics"][2:]}
+    for title, name in zip(TITLES, MODELS, strict=True):
+        labels, p = rows["label"], probability(rows[name])
+        users = [u for _, u in rows.groupby("user_key") if u["label"].nunique() == 2]
+        aucs = [peer.roc_auc_score(u["label"], u[name]) for u in users]
+        expected = [
+            np.average(aucs, weights=list(map(len, users))),
+            2 * np.sqrt(np.mean((labels - p) ** 2)),
+            peer.accuracy_score(labels, p >= 0.5),
+            peer.f1_score(labels, p >= 0.5),
+            peer.accuracy_score(labels, rows[name] >= 0.5),
+            peer.f1_score(labels, rows[name] >= 0.5),
+        ]
+        cells = [lines[title][n] for n in (2, 4, 6, 7, 9, 10)]
+        assert numbers(cells) == pytest.approx(expected, abs=2e-3)
+    train = frame(config, "features").query("split == 'train'")["label"].mean()
+    constant = np.full(len(rows), train)
+    (cell,) = numbers(lines["constant rate"][3:4])
+    assert cell == pytest.approx(peer.log_loss(rows["label"], constant), abs=1e-4)
+
+
+def test_interval_of_the_log_loss(shown: Page, rows: pd.DataFrame) -> None:
+    for name, row in zip(MODELS[1:], shown.body("differences"), strict=True):
+        losses = [
+            -np.log(np.where(rows["label"] == 1, probability(rows[m]), 1 - probability(rows[m])))
+            for m in ("afm", name)
+        ]
+        gap = losses[0] - losses[1]
+        error = 1.96 * gap.std() / np.sqrt(len(gap))
+        low, high = numbers(row[4].split(" to "))
+        assert [low, high] == pytest.approx([gap.mean() - error, gap.mean() + error], abs=2e-4)
+
+
+def test_contributions_of_all_pairs(config: Config, shown: Page, rows: pd.DataFrame) -> None:
+    _, _, added = logits(config, "afm", rows)
+    titles = [attrs["title"] for tag, attrs in shown.tags if tag == "td" and "title" in attrs]
+    of_contributions = titles[added.shape[1] :]
+    for title, wanted in zip(of_contributions, added.mean(axis=0), strict=True):
+        assert numbers([title.split(": ")[1]])[0] == pytest.approx(wanted, abs=1e-3)
+
+
+def test_every_reason_is_that_of_the_table(config: Config, text: str) -> None:
+    scores = frame(config, "scores")
+    users = re.findall(r"<h3>User (\w+)", text)
+    expected = [
+        (r["field_a"], r["field_b"], f"{r['attention']:.1%}", f"{r['contribution']:+.2f}")
+        for user in users
+        for row in scores[scores["user_key"] == user].sort_values("rank").itertuples()
+        for r in row.explanation
+    ]
+    reason = r"<li><b>(\w+)</b>[^<]* × <b>(\w+)</b>[^<]*:\s+([\d.]+%), <span[^>]*>(.*?)</span>"
+    found = [(*r[:3], r[3].replace("−", "-")) for r in re.findall(reason, text)]
+    assert found == [(*r[:3], re.sub(r"^[+-]0.00$", "0.00", r[3])) for r in expected]
+
+
+def test_lineage_of_tables_and_models(config: Config, shown: Page) -> None:
+    for name, version, time, made_by in shown.body("tables"):
+        history = DeltaTable(f"{config.tables.root}/{name}").history()
+        (commit,) = [c for c in history if c["version"] == int(version)]
+        at = datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+        assert time == f"{at:%Y-%m-%d %H:%M:%S}"
+        assert made_by == json.loads(commit.get("userMetadata") or "{}").get("config", "–")
+    for row, name in zip(shown.body("models"), MODELS, strict=True):
+        made = load(config.models_root, name).manifest
+        wanted = [
+            made.run,
+            made.spec_hash,
+            *map(str, (made.features.version, made.seed, made.ranks)),
+        ]
+        assert row[1:6] == wanted
 
 
 def test_titles_are_escaped(text: str, shown: Page) -> None:
