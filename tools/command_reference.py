@@ -17,9 +17,10 @@ TARGET = Path(__file__).parents[1] / "docs" / "reference" / "commands.md"
 
 HEAD = """# Commands
 
-Every job is a file of its own, and takes a YAML file and `key=value` overrides, as [configuration](configuration.md)
-has them. `afm JOB …` starts the same job and shows the command that does. `--help` of either says
-what is here. Exit codes: 0 done, 1 failed with a message, 2 called wrongly.
+Every job is a file of its own, and takes a YAML file and `key=value` overrides, as
+[configuration](configuration.md) has them. `afm prepare …` starts the same and shows the command
+that does. `--help` of either says what is here. Exit codes: 0 done, 1 failed with a message, 2
+called wrongly.
 
 This page is made from the jobs' own descriptions by `tools/command_reference.py`.
 """

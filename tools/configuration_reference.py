@@ -31,7 +31,8 @@ end, `conf/synthetic.py` by `tools/configuration_reference.py`.
 SYNTHETIC_HEAD = """
 # A synthetic log
 
-`jobs/synthesize.py` takes a file of its own; [A log to try things on](../howto/synthetic.md) says what for.
+`jobs/synthesize.py` takes a file of its own; [A log to try things on](../howto/synthetic.md) says
+what for.
 """
 
 
