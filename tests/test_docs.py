@@ -54,6 +54,18 @@ def test_every_command_could_be_run(page: Path) -> None:
             check(span)
 
 
+@pages
+def test_values_in_text_are_of_the_schema(page: Path) -> None:
+    base = ["history=[{name: liked, of: movie}]"]  # some values need one
+    for span in commands_in_text(page):
+        section, dot, _ = span.partition(".")
+        if dot and section in Config.model_fields and "…" not in span:
+            overrides = re.sub(r"^([\w.]+): (.+)", r"\1=\2", span)
+            if re.match(r"[\w.]+=", overrides):
+                found = re.split(r" (?=[\w.]+=)", overrides)
+                load(ROOT / "conf" / "movielens.yaml", [*base, *found])
+
+
 def test_commands_of_the_readme_are_run() -> None:
     """Those that start a job here, in the words of the tutorial: paths and pipelines aside."""
 
