@@ -49,7 +49,8 @@ lint: setup ## check style, types and who imports whom
 docs: setup ## build the documentation into build/site; a warning is an error
 	uv venv -q --allow-existing --python .venv/bin/python build/docs
 	uv pip install -q --python build/docs/bin/python -r docs/requirements.txt
-	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build -q --strict
+# -q would hide warnings from --strict, too.
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict
 	@echo 'build/site/index.html; to search it, too: python -m http.server -d build/site'
 
 lock: setup ## pin requirements.in and docs/requirements.in anew (make lock UPGRADE=--upgrade takes the newest)
