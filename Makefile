@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo report test test-faults bench bench-features bench-train bench-score bench-accuracy peers lint lock dist clean
+.PHONY: help setup demo report test test-faults bench bench-features bench-train bench-score bench-accuracy peers lint lock docs dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -44,10 +44,20 @@ lint: setup ## check style, types and who imports whom
 	mypy
 	lint-imports --no-logo
 	python tools/configuration_reference.py --check
+	python tools/command_reference.py --check
 
-lock: setup ## pin requirements.in anew (make lock UPGRADE=--upgrade takes the newest)
-	uv pip compile requirements.in -o requirements.txt $(UPGRADE) --universal --python-version 3.11 \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+docs: setup ## build the documentation into build/site; a warning is an error
+	uv venv -q --allow-existing --python .venv/bin/python build/docs
+	uv pip install -q --python build/docs/bin/python -r docs/requirements.txt
+# -q would hide warnings from --strict, too.
+	NO_MKDOCS_2_WARNING=1 build/docs/bin/mkdocs build --strict
+	@echo 'build/site/index.html; to search it, too: python -m http.server -d build/site'
+
+lock: setup ## pin requirements.in and docs/requirements.in anew (make lock UPGRADE=--upgrade takes the newest)
+	for file in requirements docs/requirements; do \
+	    uv pip compile $$file.in -o $$file.txt $(UPGRADE) --universal --python-version 3.11 \
+	        --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' || exit; \
+	done
 
 dist: setup ## build the wheel that spark-submit --py-files takes, into dist/
 	rm -rf build/lib && python -m build --wheel --no-isolation # a wheel takes old files along otherwise

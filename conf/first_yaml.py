@@ -26,7 +26,7 @@ def first_yaml(found: Guess, source: dict[str, Any], name: str) -> str:
         "#",
         *(f"#   afm {command} {name}.yaml" for command in commands),
         "#",
-        "# All keys: docs/configuration.md",
+        "# All keys: docs/reference/configuration.md",
         "",
         "source:",
         f"  interactions: {_flow(source)}",

@@ -234,7 +234,7 @@ def _label(rows: pd.DataFrame, named: bool) -> "tuple[str, str, str, pd.Series[A
         return name, f"{_quoted(name)} >= {cut:g}", why, rows[name] >= cut
     raise GuessError(
         "no column looks like a label (label, click, rating …, with two values or a few numbers). "
-        "Rename it to label, or write the YAML by hand: docs/configuration.md"
+        "Rename it to label, or write the YAML by hand: docs/reference/configuration.md"
     )
 
 

@@ -2,7 +2,7 @@
 
 One YAML file drives every job. It is validated here once; behind this door nothing is a
 dictionary any more. Unknown keys are refused. The field descriptions below are the reference
-documentation (``docs/configuration.md`` is made from them).
+documentation (``docs/reference/configuration.md`` is made from them).
 """
 
 import difflib

@@ -7,7 +7,7 @@
 It needs the tables of jobs/prepare.py, and leaves <models>/<model>/<run>/, to which `latest`
 points. A run that was interrupted goes on after its last checkpoint: the end of an epoch, or every
 train.checkpoint_steps. A finished one is left as it is. With `horovodrun --min-np` ranks may be
-lost, and come, while it trains (docs/cluster.md).
+lost, and come, while it trains (docs/howto/cluster.md).
 """
 
 import os

@@ -1,4 +1,4 @@
-"""Writes docs/configuration.md from the schemas' own descriptions.
+"""Writes docs/reference/configuration.md from the schemas' own descriptions.
 
 python tools/configuration_reference.py          # write it
 python tools/configuration_reference.py --check  # fail if it is out of date (make lint does)
@@ -16,23 +16,23 @@ from pydantic_core import PydanticUndefined
 from conf.schema import Config
 from conf.synthetic import Synthetic
 
-TARGET = Path(__file__).parents[1] / "docs" / "configuration.md"
+TARGET = Path(__file__).parents[1] / "docs" / "reference" / "configuration.md"
 
 HEAD = """# Configuration
 
 One YAML file drives every job; unknown keys are refused. Any value can be given on the command
 line: `jobs/train.py conf/movielens.yaml train.epochs=3 fields.0.min_count=5` (lists count from 0,
-values are YAML). The files in [`conf/`](../conf) are examples.
+values are YAML). The files in `conf/` are examples.
 
-This page is made from [`conf/schema.py`](../conf/schema.py) and, for the [synthetic
-logs](#a-synthetic-log) at its end, [`conf/synthetic.py`](../conf/synthetic.py) by
-`tools/configuration_reference.py`.
+This page is made from `conf/schema.py` and, for the [synthetic logs](#a-synthetic-log) at its
+end, `conf/synthetic.py` by `tools/configuration_reference.py`.
 """
 
 SYNTHETIC_HEAD = """
 # A synthetic log
 
-`jobs/synthesize.py` takes a file of its own; [synthetic.md](synthetic.md) says what for.
+`jobs/synthesize.py` takes a file of its own; [A log to try things on](../howto/synthetic.md) says
+what for.
 """
 
 

@@ -3,18 +3,24 @@
 import json
 import os
 import pty
+import shlex
 import subprocess
 import sys
 import termios
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.conftest import JVM
+
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+# Of 200 partitions, the default, tests have rows in few.
+SETTINGS = "-Dspark.sql.shuffle.partitions=2 -Dspark.ui.enabled=false"
 ENVIRONMENT = os.environ | {
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     "SPARK_LOCAL_IP": "127.0.0.1",
+    "SPARK_SUBMIT_OPTS": f"{os.environ.get('SPARK_SUBMIT_OPTS', JVM)} {SETTINGS}",
 }
 
 SUBMIT = ("spark-submit", "--properties-file", "conf/spark.conf")
@@ -86,3 +92,24 @@ def on_terminal(words: Sequence[object]) -> str:
     said = b"".join(pieces).decode()
     assert process.wait(timeout=60) == 0, said
     return said
+
+
+def documented(
+    line: str, *overrides: str, instead: Mapping[str, object], check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command as the documents show it, in folders of a test.
+
+    Args:
+        line: The command.
+        overrides: Come after the YAML file, so that the command's own ones win.
+        instead: What stands in the place of parts of the line.
+        check: Whether it has to end well.
+
+    Returns:
+        What came of it.
+    """
+    for shown, other in instead.items():
+        line = line.replace(shown, str(other))
+    words = shlex.split(line)
+    place = next((n + 1 for n, word in enumerate(words) if word.endswith(".yaml")), len(words))
+    return command(*words[:place], *overrides, *words[place:], check=check)

@@ -1,4 +1,4 @@
-"""The pipeline on a cluster, as docs/cluster.md has it: its tables are those of local mode."""
+"""The pipeline on a cluster, as docs/howto/cluster.md has it, makes the tables of local mode."""
 
 import zipfile
 from collections.abc import Iterator

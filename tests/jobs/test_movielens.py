@@ -1,4 +1,4 @@
-"""The whole pipeline on 100,004 ratings, through the commands of the README."""
+"""The whole pipeline on 100,004 ratings, through the commands of the tutorial."""
 
 import itertools
 import json
@@ -23,10 +23,12 @@ from afm.slots import to_slots
 from afm.train import train as train_model
 from conf.load import load as load_config
 from features.spec import Prepared
+from tests.documents import blocks, commands, shape
 from tests.jobs.commands import (
     ROOT,
     SUBMIT,
     command,
+    documented,
     events,
     on_terminal,
     result,
@@ -39,6 +41,10 @@ pytestmark = [pytest.mark.spark]
 
 YAML = "conf/movielens.yaml"
 TOP_K = 10
+TUTORIAL = "docs/tutorial.md"
+STEPS = [line for line in commands(TUTORIAL) if not line.startswith(("make ", "source "))]
+TOLD = ("prepare", "afm", "evaluate", "score")
+DAY = next(n for n, line in enumerate(STEPS) if "mode=append" in line)
 
 
 @pytest.fixture(scope="module")
@@ -50,35 +56,45 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def where(root: Path) -> list[str]:
     """Overrides that put everything into a folder of the test's own."""
     ratings = root / "raw" / "ratings.parquet"
-    command("python", "tools/movielens.py", ratings)
     return [f"source.interactions.path={ratings}", f"tables.root={root}"]
 
 
+def run_step(line: str, where: list[str], root: Path, check: bool = True) -> CompletedProcess[str]:
+    """Runs a command of the tutorial in the test's folder."""
+    overrides = where if YAML in line else []
+    return documented(line, *overrides, instead={"build/movielens": root}, check=check)
+
+
+def to_people(run: CompletedProcess[str], root: Path) -> str:
+    """What a command said to people, as the tutorial shows it."""
+    said = run.stderr if "--json" in run.args else run.stdout + run.stderr
+    said = said.replace(str(root), "build/movielens")
+    return re.sub(r"^\[\d+\]<std\w+>:", "", said, flags=re.MULTILINE)
+
+
 @pytest.fixture(scope="module")
-def runs(where: list[str]) -> dict[str, CompletedProcess[str]]:
-    """The jobs, run one after the other."""
+def runs(where: list[str], root: Path) -> dict[str, CompletedProcess[str]]:
+    """The commands of the tutorial's first day, by their file and by model; some tell machines."""
+    names = ["movielens", "prepare", "fm", "afm", "evaluate", "score", "report"]
     return {
-        "prepare": spark("prepare", YAML, *where, "--json"),
-        "afm": train(2, YAML, *where, "--json"),
-        "fm": train(2, YAML, *where, "model.name=fm"),
-        "evaluate": spark("evaluate", YAML, *where, "--json"),
-        "score": spark("score", YAML, *where, "--json"),
+        name: run_step(line, where + ["--json"] * (name in TOLD), root)
+        for name, line in zip(names, STEPS[:DAY], strict=True)
     }
 
 
 @pytest.fixture(scope="module")
-def outputs(runs: dict[str, CompletedProcess[str]]) -> dict[str, str]:
-    """What each job said to people."""
-    return {job: run.stdout if job == "fm" else run.stderr for job, run in runs.items()}
+def outputs(runs: dict[str, CompletedProcess[str]], root: Path) -> dict[str, str]:
+    """What each of them said to people."""
+    return {name: to_people(run, root) for name, run in runs.items()}
 
 
 @pytest.fixture(scope="module")
 def told(runs: dict[str, CompletedProcess[str]]) -> dict[str, dict[str, Any]]:
-    """What each job said to machines in the end. (horovodrun names the rank before each line.)"""
+    """What jobs said to machines in the end. (horovodrun names the rank before each line.)"""
     said = {
-        job: re.sub(r"^\[0\]<stdout>:", "", run.stdout, flags=re.M) for job, run in runs.items()
+        job: re.sub(r"^\[0\]<stdout>:", "", runs[job].stdout, flags=re.MULTILINE) for job in TOLD
     }
-    return {job: result(text) for job, text in said.items() if job != "fm"}
+    return {job: result(text) for job, text in said.items()}
 
 
 def frame(root: Path, name: str) -> pd.DataFrame:
@@ -187,15 +203,62 @@ def test_scores_are_the_models_and_the_best(outputs, root: Path) -> None:
         np.testing.assert_allclose(table.sort_values("rank")["logit"], best, atol=1e-5)
 
 
+def test_tutorial_shows_what_is_printed(outputs) -> None:
+    printed = {shape(line) for said in outputs.values() for line in said.splitlines()}
+    first, _ = (ROOT / TUTORIAL).read_text(encoding="utf-8").split("## 7.")
+    assert set(shown(first)) <= printed
+    assert len(shown(first)) > 20
+
+
+def shown(text: str) -> list[str]:
+    """Shapes of the lines that a text shows as printed, titles and reasons aside."""
+    found = re.findall(r"^```text\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    of_commands = [block for block in found if not block.startswith("   rank")]
+    return [shape(line) for b in of_commands for line in b.splitlines() if " × " not in line]
+
+
 def test_queries_of_the_readme_work(request, outputs, root: Path) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("build/movielens", str(root))
-    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (code,) = blocks("README.md", "python")
+    assert blocks(TUTORIAL, "python")[0].splitlines() == code.splitlines()[1:]
+    code = code.replace("build/movielens", str(root))
     printed = command("python", "-c", code).stdout.splitlines()
-    (query,) = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
-    rows = request.getfixturevalue("spark").sql(query).collect()
+    (query,) = blocks("README.md", "sql")
+    rows = request.getfixturevalue("spark").sql(query.replace("build/movielens", str(root)))
+    rows = rows.collect()
     assert [r["rank"] for r in rows] == list(range(1, TOP_K + 1))
     assert len(printed) == 1 + TOP_K
     assert rows[0]["title"][:40] in printed[1]  # pandas cuts long ones
+
+
+def test_recipes_in_python_give_what_the_tables_hold(outputs, root: Path, capsys) -> None:
+    ranked, single = blocks("docs/reference/python.md", "python")
+    exec(ranked.replace("build/movielens", str(root)), {})
+    first, *others = capsys.readouterr().out.splitlines()
+    title, logit = re.fullmatch(r"(.+) (-?\d+\.\d+) \w+ × \w+", first).groups()
+    users, items = frame(root, "users"), frame(root, "items")
+    pairs = users[users["user_key"] == 1].merge(items, how="cross")
+    logits, _ = torch_logits(root / "models", "afm", pairs)
+    assert len(others) == 4
+    assert title == pairs["title"][logits.argmax()]
+    assert float(logit) == pytest.approx(logits.max(), abs=1e-3)
+    exec(single.replace("build/movielens", str(root)), {})
+    of_rows = np.array(capsys.readouterr().out.strip("[]\n").split(), float)
+    logits, _ = torch_logits(root / "models", "afm", rows_of_test(root).head(5))
+    np.testing.assert_allclose(of_rows, logits, atol=1e-5)
+    (looked,) = blocks("docs/howto/own-log.md", "python")
+    exec(looked.replace("build/movielens", str(root)), {})
+    assert "genres.missing" in capsys.readouterr().out
+
+
+def test_first_yaml_is_guessed_as_shown(outputs, root: Path) -> None:
+    page = "docs/howto/own-log.md"
+    target = root / "ratings.yaml"
+    folders = {"build/movielens": root, "build/ratings.yaml": target}
+    said = documented(commands(page)[0], instead=folders).stdout
+    said = said.replace(str(target), "build/ratings.yaml").replace(str(root), "build/movielens")
+    (expected,) = blocks(page, "text")
+    assert set(expected.splitlines()) <= set(said.splitlines())
+    assert load_config(target).label == "rating >= 4"
 
 
 def test_explanations_name_pairs_of_fields(outputs, root: Path) -> None:
@@ -216,8 +279,8 @@ def test_scores_say_what_made_them(outputs, root: Path) -> None:
     assert metadata["users"] == str(prepared(root).versions["users"])
 
 
-def test_report_has_the_same_numbers(outputs, where: list[str], root: Path) -> None:
-    assert "report.html" in command("python", "jobs/report.py", YAML, *where).stdout
+def test_report_has_the_same_numbers(outputs, root: Path) -> None:
+    assert "report.html" in outputs["report"]
     page = Page((root / "report.html").read_text(encoding="utf-8"))
     metrics = frame(root, "metrics").set_index("model")
     for row in page.tables["metrics"][2:]:
@@ -272,6 +335,27 @@ def test_afm_is_not_behind_fm_over_three_seeds(where: list[str], outputs, root: 
         auc[name].append(roc_auc_score(labels, logits))
     assert np.mean(auc["afm"]) >= np.mean(auc["fm"])
     assert min(auc["afm"]) > 0.78
+
+
+def test_another_day_is_that_of_the_tutorial(where: list[str], outputs, root: Path) -> None:
+    before = frame(root, "scores")
+    (make_day,) = blocks(TUTORIAL, "python")[1:]
+    exec(make_day.replace("build/movielens", str(root)), {})
+    said = [
+        to_people(run_step(line, where, root, check="monitor" not in line), root)
+        for line in STEPS[DAY:]
+    ]
+    printed = {shape(line) for text in said for line in text.splitlines()}
+    _, day = (ROOT / TUTORIAL).read_text(encoding="utf-8").split("## 7.")
+    assert set(shown(day)) <= printed
+    assert len(shown(day)) > 5
+    # The films of that day are seen by now; all else stays.
+    rated = pd.read_parquet(root / "raw" / "day.parquet")[["userId", "movieId"]]
+    rated = rated.rename(columns={"userId": "user_key", "movieId": "item_key"})
+    after, keys = frame(root, "scores"), ["user_key", "item_key"]
+    assert after.merge(rated, on=keys).empty
+    kept = before.merge(rated, on=keys, how="left", indicator=True).query("_merge == 'left_only'")
+    assert len(kept.merge(after, on=keys)) == len(kept)
 
 
 def test_candidates_are_scored_alone(where: list[str], outputs, root: Path) -> None:

@@ -1,4 +1,4 @@
-"""The recipes of docs/query.md, as they stand there, and how much of the table they read."""
+"""The recipes of docs/howto/query.md, as they stand there, and how much of the table they read."""
 
 import contextlib
 import io
@@ -20,7 +20,7 @@ from tests.jobs.scored import frame, make_config, scored, small_log, with_random
 pytestmark = [pytest.mark.spark]
 
 SHOWN = ("display.width", 500, "display.max_columns", None)
-TEXT = (ROOT / "docs" / "query.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "howto" / "query.md").read_text(encoding="utf-8")
 RECIPES = dict(re.findall(r"^## ([^\n]+)\n(.*?)(?=^## |\Z)", TEXT, re.DOTALL | re.MULTILINE))
 
 
