@@ -22,7 +22,7 @@ from conf import SPARK_CONF
 
 FOLDER = Path(jobs.__path__[0])
 
-ON_SPARK = ("prepare", "evaluate", "score", "monitor", "synthesize")
+ON_SPARK = ("prepare", "train_on_spark", "evaluate", "score", "monitor", "synthesize")
 ON_RANKS = ("train", "tune")
 PLAIN = ("init", "report", "doctor")
 

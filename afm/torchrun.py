@@ -1,0 +1,109 @@
+"""Ranks that torchrun has started, as it is below Spark's TorchDistributor: Horovod without
+horovodrun.
+
+Horovod's processes meet at a small HTTP server, and learn from variables who they are. horovodrun
+has both ready before it starts them. torchrun tells processes their rank and gives them a store to
+talk over; so the first of them opens the server, and each works out from all hosts' names where it
+stands.
+"""
+
+import os
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import horovod.torch as hvd
+import psutil
+from horovod.runner.common.util.hosts import SlotInfo
+from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
+from horovod.runner.http.http_server import RendezvousServer
+from torch.distributed import DistError, Store
+from torch.distributed.rendezvous import rendezvous
+
+_END = timedelta(seconds=60)
+"""How long the first rank waits at the end for the others, which still need its server."""
+
+
+@contextmanager
+def horovod_by_torchrun() -> Iterator[None]:
+    """Tells Horovod, in each process that torchrun has started, of the others.
+
+    Network interfaces are found by the route to the first rank; HOROVOD_GLOO_IFACE, where it is
+    set, names another.
+    """
+    store, rank, size = next(rendezvous("env://"))
+    store.set(f"host/{rank}", _host())
+    slots = slots_of([store.get(f"host/{other}").decode() for other in range(size)])
+    server = RendezvousServer()
+    if rank == 0:
+        port = server.start()
+        server.init(slots)
+        store.set("port", str(port))
+    first = os.environ["MASTER_ADDR"]
+    told = create_run_env_vars(first, [_interface(first)], store.get("port").decode())
+    os.environ |= told | create_slot_env_vars(slots[rank]) | _said("HOROVOD_GLOO_IFACE")
+    try:
+        yield
+    finally:
+        hvd.shutdown()
+        store.set(f"done/{rank}", "")
+        if rank == 0:
+            _wait_for_others(store, size)
+            server.stop()
+
+
+def slots_of(hosts: Sequence[str]) -> list[SlotInfo]:
+    """Where each rank stands among those of its host, and among hosts.
+
+    Args:
+        hosts: The host of each rank.
+
+    Returns:
+        For each rank its host, its number on it, and the number of its host among those that have
+        as many ranks.
+    """
+    local = [hosts[:rank].count(host) for rank, host in enumerate(hosts)]
+    slots = []
+    for rank, host in enumerate(hosts):
+        alike = [other for other, number in zip(hosts, local, strict=True) if number == local[rank]]
+        slots.append(
+            SlotInfo(
+                hostname=host,
+                rank=rank,
+                local_rank=local[rank],
+                cross_rank=alike.index(host),
+                size=len(hosts),
+                local_size=hosts.count(host),
+                cross_size=len(alike),
+            )
+        )
+    return slots
+
+
+def _host() -> str:
+    """This machine's name; ranks to which Spark has given GPUs each see theirs alone, as if on
+    machines of their own."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return "-".join([socket.gethostname(), *gpus.split(",")] if gpus else [socket.gethostname()])
+
+
+def _interface(address: str) -> str:
+    """The network interface by which an address is reached."""
+    (family, kind, protocol, _, target), *_ = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)
+    with socket.socket(family, kind, protocol) as probe:
+        probe.connect(target)  # of a datagram: nothing is sent
+        own = probe.getsockname()[0]
+    for name, addresses in psutil.net_if_addrs().items():
+        if any(found.address == own for found in addresses):
+            return name
+    return "lo"  # 127.0.1.1 and the like: all of 127/8 is there, though one address is listed
+
+
+def _said(name: str) -> dict[str, str]:
+    return {name: os.environ[name]} if name in os.environ else {}
+
+
+def _wait_for_others(store: Store, size: int) -> None:
+    with suppress(DistError, RuntimeError):  # one that has failed will not come; Spark ends it
+        store.wait([f"done/{rank}" for rank in range(size)], _END)
