@@ -18,7 +18,6 @@ from afm.run import Plan
 from afm.schedule import learning_rate
 from conf.schema import Config
 
-
 Write = Callable[[Path], None]
 """Writes the files of the finished run into a folder."""
 

@@ -82,10 +82,9 @@ def slots_of(hosts: Sequence[str]) -> list[SlotInfo]:
 
 
 def _host() -> str:
-    """This machine's name; ranks to which Spark has given GPUs each see theirs alone, as if on
-    machines of their own."""
+    """This machine's name. A rank that Spark has given GPUs sees no others: it is alone there."""
     gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return "-".join([socket.gethostname(), *gpus.split(",")] if gpus else [socket.gethostname()])
+    return socket.gethostname() + gpus.replace(",", "-")
 
 
 def _interface(address: str) -> str:

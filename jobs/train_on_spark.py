@@ -43,7 +43,9 @@ def main(config: Config, ranks: int) -> None:
     try:
         problem = distributor.run(_rank, _anywhere(config).model_dump_json())
     except PySparkException as error:
-        raise DataError(_FEW.format(ranks)) if _FEW_SLOTS in str(error) else error
+        if _FEW_SLOTS not in str(error):
+            raise
+        raise DataError(_FEW.format(ranks)) from None
     if problem:
         raise DataError(problem)
 
