@@ -21,6 +21,8 @@ from horovod.runner.http.http_server import RendezvousServer
 from torch.distributed import DistError, Store
 from torch.distributed.rendezvous import rendezvous
 
+from afm.errors import TrainError
+
 _END = timedelta(seconds=60)
 """How long the first rank waits at the end for the others, which still need its server."""
 
@@ -29,8 +31,10 @@ _END = timedelta(seconds=60)
 def horovod_by_torchrun() -> Iterator[None]:
     """Tells Horovod, in each process that torchrun has started, of the others.
 
-    Network interfaces are found by the route to the first rank; HOROVOD_GLOO_IFACE, where it is
-    set, names another.
+    Ranks talk over the network interface that leads to the first one, or HOROVOD_GLOO_IFACE.
+
+    Raises:
+        TrainError: No network interface leads there.
     """
     store, rank, size = next(rendezvous("env://"))
     store.set(f"host/{rank}", _host())
@@ -40,9 +44,10 @@ def horovod_by_torchrun() -> Iterator[None]:
         port = server.start()
         server.init(slots)
         store.set("port", str(port))
-    first = os.environ["MASTER_ADDR"]
-    told = create_run_env_vars(first, [_interface(first)], store.get("port").decode())
-    os.environ |= told | create_slot_env_vars(slots[rank]) | _said("HOROVOD_GLOO_IFACE")
+    first = socket.gethostbyname(os.environ["MASTER_ADDR"])
+    interface = os.environ.get("HOROVOD_GLOO_IFACE") or _interface(first)
+    os.environ |= create_run_env_vars(first, [interface], store.get("port").decode())
+    os.environ |= create_slot_env_vars(slots[rank])
     try:
         yield
     finally:
@@ -89,18 +94,16 @@ def _host() -> str:
 
 def _interface(address: str) -> str:
     """The network interface by which an address is reached."""
-    (family, kind, protocol, _, target), *_ = socket.getaddrinfo(address, 9, type=socket.SOCK_DGRAM)
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(target)  # of a datagram: nothing is sent
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.connect((address, 9))  # for datagrams, of which none is sent
         own = probe.getsockname()[0]
     for name, addresses in psutil.net_if_addrs().items():
         if any(found.address == own for found in addresses):
             return name
-    return "lo"  # 127.0.1.1 and the like: all of 127/8 is there, though one address is listed
-
-
-def _said(name: str) -> dict[str, str]:
-    return {name: os.environ[name]} if name in os.environ else {}
+    raise TrainError(
+        f"{address}, the first rank, is reached from {own}, which no network interface has. Name "
+        "one in HOROVOD_GLOO_IFACE (spark.executorEnv.HOROVOD_GLOO_IFACE=eth0)"
+    )
 
 
 def _wait_for_others(store: Store, size: int) -> None:

@@ -49,15 +49,13 @@ def train_below_torchrun(config: str) -> str:
         What is wrong, if that is for users to set right, and nothing otherwise. A rank that has
         lost another returns quietly: the other one says why.
     """
-    with horovod_by_torchrun():
-        try:
+    try:
+        with horovod_by_torchrun():
             _train(Config.model_validate_json(config), Ranks())
-        except RankLost as lost:
-            return str(lost)
-        except Exception as error:
-            if not expected(error):
-                raise
-            return str(error)
+    except Exception as error:
+        if not expected(error):
+            raise
+        return str(error)
     return ""
 
 
