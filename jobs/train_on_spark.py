@@ -16,7 +16,6 @@ import os
 import sys
 from pathlib import Path
 
-from pyspark.errors import PySparkException
 from pyspark.ml.torch.distributor import TorchDistributor
 
 from conf.schema import Config, is_url
@@ -25,6 +24,12 @@ from jobs.door import run
 from jobs.session import open_session
 
 _FEW_SLOTS = "SPARK-24819"
+"""What Spark says when a barrier stage needs more slots than there are."""
+_FEW = (
+    "the cluster has no room for {0} ranks at once: each takes a task, spark.task.cpus cores of an "
+    "executor. Start fewer (-np), or give Spark more cores or executors. (It was waited for "
+    "them: spark.scheduler.barrier.maxConcurrentTasksCheck in conf/spark.conf)"
+)
 
 
 def main(config: Config, ranks: int) -> None:
@@ -42,19 +47,12 @@ def main(config: Config, ranks: int) -> None:
     distributor = TorchDistributor(num_processes=ranks, local_mode=False, use_gpu=on_gpus)
     try:
         problem = distributor.run(_rank, _anywhere(config).model_dump_json())
-    except PySparkException as error:
+    except Exception as error:  # Spark's own comes as it is, wrapped by Py4J
         if _FEW_SLOTS not in str(error):
             raise
         raise DataError(_FEW.format(ranks)) from None
     if problem:
         raise DataError(problem)
-
-
-_FEW = (
-    "the cluster has no room for {0} ranks at once: each takes a task, spark.task.cpus cores of an "
-    "executor. Start fewer (-np), or give Spark more cores or executors. (It was waited for "
-    "them: spark.scheduler.barrier.maxConcurrentTasksCheck in conf/spark.conf)"
-)
 
 
 def _rank(config: str) -> str:
@@ -92,5 +90,5 @@ def _arguments(words: list[str]) -> tuple[int, list[str]]:
 
 
 if __name__ == "__main__":
-    np, sys.argv[1:] = _arguments(sys.argv[1:])
-    run(lambda config: main(config, np), __doc__)
+    ranks, sys.argv[1:] = _arguments(sys.argv[1:])
+    run(lambda config: main(config, ranks), __doc__)
