@@ -91,13 +91,13 @@ def save_as_mlflow(run_folder: Path, spec: FeatureSpec, path: Path, run: str) ->
 
 def signature(spec: FeatureSpec) -> ModelSignature:
     """What the model takes and gives. Indices of any width are taken: int32 fits into long."""
-    kinds = {
+    kinds: dict[str, DataType | Array] = {
         "index": DataType.long,
         "value": DataType.double,
         "multi": Array(DataType.long),
     }
-    taken = [ColSpec(kinds[i.encode], i.name) for i in spec.inputs]
-    return ModelSignature(Schema(taken), Schema([ColSpec(DataType.double, PROBABILITY)]))
+    taken = Schema([ColSpec(kinds[i.encode], i.name) for i in spec.inputs])
+    return ModelSignature(taken, Schema([ColSpec(DataType.double, PROBABILITY)]))
 
 
 def example(spec: FeatureSpec) -> pd.DataFrame:

@@ -18,7 +18,8 @@ import psutil
 from horovod.runner.common.util.hosts import SlotInfo
 from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
 from horovod.runner.http.http_server import RendezvousServer
-from torch.distributed import DistError, Store
+from torch.distributed import DistError
+from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from afm.errors import TrainError
@@ -99,7 +100,7 @@ def _interface(address: str) -> str:
         own = probe.getsockname()[0]
     for name, addresses in psutil.net_if_addrs().items():
         if any(found.address == own for found in addresses):
-            return name
+            return str(name)
     raise TrainError(
         f"{address}, the first rank, is reached from {own}, which no network interface has. Name "
         "one in HOROVOD_GLOO_IFACE (spark.executorEnv.HOROVOD_GLOO_IFACE=eth0)"
