@@ -19,7 +19,6 @@ from horovod.runner.common.util.hosts import SlotInfo
 from horovod.runner.gloo_run import create_run_env_vars, create_slot_env_vars
 from horovod.runner.http.http_server import RendezvousServer
 from torch.distributed import DistError
-from torch.distributed.distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from afm.errors import TrainError
@@ -53,9 +52,11 @@ def horovod_by_torchrun() -> Iterator[None]:
         yield
     finally:
         hvd.shutdown()
-        store.set(f"done/{rank}", "")
+        with suppress(DistError, RuntimeError):  # others may be gone; Spark ends what is left
+            store.set(f"done/{rank}", "")
+            if rank == 0:
+                store.wait([f"done/{other}" for other in range(size)], _END)
         if rank == 0:
-            _wait_for_others(store, size)
             server.stop()
 
 
@@ -105,8 +106,3 @@ def _interface(address: str) -> str:
         f"{address}, the first rank, is reached from {own}, which no network interface has. Name "
         "one in HOROVOD_GLOO_IFACE (spark.executorEnv.HOROVOD_GLOO_IFACE=eth0)"
     )
-
-
-def _wait_for_others(store: Store, size: int) -> None:
-    with suppress(DistError, RuntimeError):  # one that has failed will not come; Spark ends it
-        store.wait([f"done/{rank}" for rank in range(size)], _END)
