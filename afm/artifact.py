@@ -194,13 +194,25 @@ def save(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Mani
         curves: Its epochs.
         manifest: Its manifest.
     """
+    write(folder, weights, curves, manifest)
+    point_latest(folder)
+
+
+def write(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Manifest) -> None:
+    """Writes the files of a finished run, for those who know where.
+
+    Args:
+        folder: Where to.
+        weights: Its weights.
+        curves: Its epochs.
+        manifest: Its manifest.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     replace_file(folder / WEIGHTS, lambda path: save_file(arrays, path))
     replace_file(folder / CURVES, lambda path: path.write_bytes(curves_to_json(curves, indent=2)))
     about = manifest.model_dump_json(indent=2)
     replace_file(folder / MANIFEST, lambda path: path.write_text(about))
-    point_latest(folder)
 
 
 def point_latest(folder: Path) -> None:

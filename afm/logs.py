@@ -5,10 +5,11 @@ checkpoint keeps: so a run that was killed goes on in the same log, where each e
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from afm.artifact import Epoch, Manifest
@@ -17,6 +18,9 @@ from afm.run import Plan
 from afm.schedule import learning_rate
 from conf.schema import Config
 
+Write = Callable[[Path], None]
+"""Writes the files of the finished run into a folder."""
+
 
 class Log(Protocol):
     """A log of one run."""
@@ -24,8 +28,8 @@ class Log(Protocol):
     def epoch(self, number: int, figures: Mapping[str, float]) -> None:
         """Logs the figures of an epoch, and sees to it that they stay if the process is killed."""
 
-    def finish(self, manifest: Manifest) -> None:
-        """Logs that the run is finished."""
+    def finish(self, manifest: Manifest, write: Write) -> None:
+        """Logs that the run is finished, and what came out."""
 
     def close(self, error: BaseException | None) -> None:
         """Ends the log for this process: after the run, or because of an error."""
@@ -51,14 +55,15 @@ class Logs:
         for log in self._logs:
             log.epoch(len(curves), figures(self._plan, curves))
 
-    def finish(self, manifest: Manifest) -> None:
+    def finish(self, manifest: Manifest, write: Write) -> None:
         """Logs that the run is finished.
 
         Args:
             manifest: What its folder is about to have.
+            write: Writes all that its folder is about to have, elsewhere.
         """
         for log in self._logs:
-            log.finish(manifest)
+            log.finish(manifest, write)
 
 
 _OPENED_BY = {  # module, and the package that it needs

@@ -1,11 +1,14 @@
 """A run in MLflow: on the server that MLFLOW_TRACKING_URI names, or in ``<models>/mlflow``.
 
-The experiment is that of MLFLOW_EXPERIMENT_NAME, or called as the folder of the tables.
+The experiment is that of MLFLOW_EXPERIMENT_NAME, or called as the folder of the tables. A finished
+run has manifest.json, curves.json and model/, a model of MLflow (afm.mlflow_model) whose data/ are
+the files of the run's folder.
 """
 
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,13 +18,16 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param
 from mlflow.exceptions import MlflowException
 
-from afm.artifact import Manifest, replace_file, revision
+from afm.artifact import CURVES, MANIFEST, Manifest, replace_file, revision
 from afm.errors import EndedEarly, TrainError
-from afm.logs import parameters
+from afm.logs import Write, parameters
+from afm.mlflow_model import save_as_mlflow
 from afm.run import Plan
 
 FILE = "mlflow.json"
 """In the run's folder: which run of MLflow it is."""
+MODEL = "model"
+"""Of the run's artifacts, the folder of the model: ``runs:/<id>/model``."""
 _AT_A_TIME = 100
 """Parameters that MLflow takes in one call."""
 
@@ -49,10 +55,16 @@ class MlflowLog:
             self._client.log_batch(self._run, metrics=metrics)
         self._logged.add(number)
 
-    def finish(self, manifest: Manifest) -> None:
-        """Adds the manifest and marks the run as finished."""
-        with _explained(self._client.tracking_uri):
-            self._client.log_text(self._run, manifest.model_dump_json(indent=2), "manifest.json")
+    def finish(self, manifest: Manifest, write: Write) -> None:
+        """Adds the manifest, the curves and the model, and marks the run as finished."""
+        # Again, if that was interrupted: the same files replace what is there.
+        with _explained(self._client.tracking_uri), tempfile.TemporaryDirectory() as temporary:
+            files, model = Path(temporary, manifest.run), Path(temporary, MODEL)
+            write(files)
+            save_as_mlflow(files, manifest.spec, model, self._run)
+            for name in (MANIFEST, CURVES):
+                self._client.log_artifact(self._run, str(files / name))
+            self._client.log_artifacts(self._run, str(model), MODEL)
             self._client.set_terminated(self._run, "FINISHED")
         self._finished = True
 

@@ -1,4 +1,5 @@
-"""The processes that train together, through Horovod. The only module of afm/ that knows it.
+"""The processes that train together, through Horovod. Beside ``afm.torchrun``, which gets it going
+where ``horovodrun`` does not, the only module of afm/ that knows it.
 
 A single process is one rank of size 1; it needs no ``horovodrun``. With ``horovodrun --min-np …``
 ranks may be lost, and come, while they work.

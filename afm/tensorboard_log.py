@@ -7,7 +7,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from afm.artifact import Manifest
-from afm.logs import parameters
+from afm.logs import Write, parameters
 from afm.run import Plan
 
 
@@ -47,7 +47,7 @@ class TensorBoardLog:
             self._writer.add_scalar(name, value, number)
         self._writer.flush()
 
-    def finish(self, manifest: Manifest) -> None:
+    def finish(self, manifest: Manifest, write: Write) -> None:
         """Has nothing to add: TensorBoard keeps no states of runs."""
 
     def close(self, error: BaseException | None) -> None:

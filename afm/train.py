@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from afm import checkpoint
-from afm.artifact import Epoch, Manifest, Shares, libraries, revision, save
+from afm.artifact import Epoch, Manifest, Shares, libraries, revision, save, write
 from afm.checkpoint import Checkpoint, Position, Writer
 from afm.errors import DivergedError
 from afm.logs import Logs, open_logs
@@ -304,7 +304,8 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks, logs: Logs) -> Manifest:
         revision=revision(),
     )
     weights = {name: tensor.cpu().numpy() for name, tensor in trainee.best.items()}
-    logs.finish(manifest)  # before: a run whose folder is finished is not gone on with
+    # Before: a run whose folder is finished is not gone on with.
+    logs.finish(manifest, lambda folder: write(folder, weights, curves, manifest))
     save(plan.folder, weights, curves, manifest)
     checkpoint.remove(plan.folder)
     return manifest

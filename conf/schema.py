@@ -570,8 +570,8 @@ class TrainConfig(Section):
         (),
         description="Where each epoch's loss, metrics, learning rate and speed are logged, besides "
         "`curves.json`: `tensorboard` (`<models>/tensorboard`), `mlflow` (the server named by "
-        "MLflow's own variable MLFLOW_TRACKING_URI, or else `<models>/mlflow`). It does not change "
-        "the model.",
+        "MLflow's own variable MLFLOW_TRACKING_URI, or else `<models>/mlflow`; the model, too). It "
+        "does not change the model.",
     )
     seed: int = Field(
         0, ge=0, description="Seed of initial weights, dropout and the order of rows."

@@ -26,7 +26,7 @@ from jobs.events import JSON
 
 FOLDER = Path(jobs.__path__[0])
 
-ON_SPARK = ("prepare", "evaluate", "score", "monitor", "synthesize")
+ON_SPARK = ("prepare", "train_on_spark", "evaluate", "score", "monitor", "synthesize")
 ON_RANKS = ("train", "tune")
 PLAIN = ("init", "report", "doctor")
 

@@ -86,8 +86,13 @@ def take_streams() -> None:
         events.begin(Path(sys.argv[0]).stem)
 
 
+def expected(error: Exception) -> bool:
+    """Whether an error's message says it all: what is wrong, and what to do."""
+    return isinstance(error, ConfigError | DataError | ModelError)
+
+
 def _message(error: Exception) -> str:
-    if isinstance(error, ConfigError | DataError | ModelError):
+    if expected(error):
         return str(error)
     text = str(error)
     # Spark wraps what happened in a task several times; the last cause is what happened.

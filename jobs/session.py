@@ -1,6 +1,7 @@
 """The Spark session of a job."""
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,7 +28,8 @@ def open_session(job: str) -> SparkSession:
     # It prints each failed analysis with the JVM's trace; jobs say what is wrong in a line.
     logging.getLogger("SQLQueryContextLogger").setLevel(logging.CRITICAL)
     spark = SparkSession.builder.appName(f"afm {job}").getOrCreate()
-    if _DELTA not in (spark.conf.get("spark.sql.extensions", "") or ""):
+    on_databricks = "DATABRICKS_RUNTIME_VERSION" in os.environ  # where Delta is built in
+    if not on_databricks and _DELTA not in (spark.conf.get("spark.sql.extensions", "") or ""):
         raise DataError(
             f"Delta Lake is not configured in this Spark session. Start the job with: "
             f"spark-submit --properties-file conf/spark.conf jobs/{job}.py CONFIG"

@@ -26,10 +26,11 @@ from afm.artifact import run_folder
 from afm.link import to_probability
 from afm.progress import Progress
 from afm.ranks import RankLost, Ranks, work_together
+from afm.torchrun import horovod_by_torchrun
 from afm.train import train
 from conf.schema import Config
 from jobs import events
-from jobs.door import run
+from jobs.door import expected, run
 
 
 def main(config: Config) -> None:
@@ -38,6 +39,26 @@ def main(config: Config) -> None:
         work_together(lambda ranks: _train(config, ranks))
     except RankLost:
         sys.exit(1)  # the other rank says why
+
+
+def train_below_torchrun(config: str) -> str:
+    """Trains as one of the ranks that torchrun has started (see jobs/train_on_spark.py).
+
+    Args:
+        config: The configuration, as JSON.
+
+    Returns:
+        What is wrong, if that is for users to set right, and nothing otherwise. A rank that has
+        lost another returns quietly: the other one says why.
+    """
+    try:
+        with horovod_by_torchrun():
+            _train(Config.model_validate_json(config), Ranks())
+    except Exception as error:
+        if not expected(error):
+            raise
+        return str(error)
+    return ""
 
 
 def _train(config: Config, ranks: Ranks) -> None:

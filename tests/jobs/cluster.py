@@ -79,7 +79,7 @@ def standalone_cluster(folder: Path) -> Iterator[Cluster]:
     (wheel,) = (ROOT / "dist").glob("*.whl")
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
-    for job in ("prepare", "train", "evaluate", "score"):
+    for job in ("prepare", "train", "train_on_spark", "evaluate", "score"):
         (elsewhere / f"{job}.py").write_text((ROOT / "jobs" / f"{job}.py").read_text())
     running = []
     try:

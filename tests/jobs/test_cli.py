@@ -13,6 +13,7 @@ from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, events
 JOBS = (
     "prepare",
     "train",
+    "train_on_spark",
     "evaluate",
     "score",
     "report",
