@@ -56,6 +56,7 @@ class Manifest(Section):
     identity: str
     """Digest of all that determines the weights, the number of ranks aside."""
     config: Config
+    """Without secrets."""
     spec: FeatureSpec
     spec_hash: str
     features: TableVersion

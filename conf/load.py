@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from conf.schema import Config, Section
+from conf.secrets import masked_override
 
 Schema = TypeVar("Schema", bound=Section)
 
@@ -67,23 +68,71 @@ def _keys(schema: type[Section], section: str) -> set[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"cannot read the configuration {path}: {error.strerror}. Give the path of a YAML "
             "file, such as conf/movielens.yaml"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Save it as UTF-8"
+        ) from None
+    except _NOT_YAML as error:
+        raise ConfigError(f"{path} is not YAML: {_fault(error)}. Correct it") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no sections; see conf/movielens.yaml for an example")
     return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which takes no key twice: the first would be lost silently."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping whose keys are there once each."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def _parse(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""What reading YAML raises: a number of 5000 digits or the 31st of June is a ValueError."""
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a file and where, without the line itself, which may hold a password."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).replace('in "<unicode string>", ', "").split())
 
 
 def _override(data: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
         raise ConfigError(f"cannot read the argument {text!r}: overrides look like train.epochs=3")
+    try:
+        given = _parse(value)
+    except _NOT_YAML:
+        shown = masked_override(text).partition("=")[2]
+        raise ConfigError(f"cannot set {key}: {shown!r} is not YAML") from None
     *parents, last = key.split(".")
     node: Any = data
     try:
@@ -94,11 +143,9 @@ def _override(data: dict[str, Any], text: str) -> None:
                 if node.get(part) is None:
                     node[part] = {}
                 node = node[part]
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+        node[int(last) if isinstance(node, list) else last] = given
     except (IndexError, ValueError, TypeError, AttributeError):
         raise ConfigError(f"cannot set {key}: there is no such place in the file") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"cannot set {key}: {value!r} is not YAML") from None
 
 
 def _describe(problem: Any, schema: type[BaseModel]) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from afm.errors import ModelError
 from conf.load import ConfigError, load
 from conf.schema import Config, Section
+from conf.secrets import redacted
 from features.errors import DataError
 
 TRACE = "AFM_TRACE"
@@ -39,8 +40,10 @@ def run(
     if not arguments:
         print((usage or "").strip(), file=sys.stderr)
         sys.exit(2)
+    config = None
     try:
-        main(load(arguments[0], arguments[1:], schema, own))
+        config = load(arguments[0], arguments[1:], schema, own)
+        main(config)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -48,11 +51,24 @@ def run(
             raise
         if os.environ.get("HOROVOD_RANK", "0") != "0":
             time.sleep(3)  # what is wrong for all ranks, the first one says before it ends them
-        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+        print(f"error: {message(error, config)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception, config: Section | None = None) -> str:
+    """What a failed job says: what is wrong, where, and what to do, without secrets.
+
+    Args:
+        error: Why it failed.
+        config: Its configuration, if it could be read.
+
+    Returns:
+        A text, as a rule of one line.
+    """
+    return redacted(_said(error), config if isinstance(config, Config) else None)
+
+
+def _said(error: Exception) -> str:
     if isinstance(error, ConfigError | DataError | ModelError):
         return str(error)
     text = str(error)
@@ -61,7 +77,23 @@ def _message(error: Exception) -> str:
     causes += re.findall(r"^(\w+(?:\.\w+)*Error: .+)$", text, re.MULTILINE)  # of a Python worker
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     said = causes[-1] if causes else f"{type(error).__name__}: {' '.join(lines[:1])}"
-    expression = re.search(r"^== SQL.*==\n(.+)$", text, re.MULTILINE)
-    if expression:
-        return f"the expression {expression[1]!r} fails on a value of the data: {said}"
+    for known, remedy in _KNOWN:
+        if found := re.search(known, text, re.MULTILINE):
+            return remedy.format(found[1] if found.groups() else "", said=_plain(said))
     return f"{said}\nRun again with {TRACE}=1 for the stack trace."
+
+
+def _plain(said: str) -> str:
+    """A cause without the class of the exception, and Spark's code of it."""
+    text = re.sub(r"^(?:[\w.$]+(?:Exception|Error):\s*)+", "", said)
+    return re.sub(r"\s*SQLSTATE: \w+", "", text)
+
+
+_KNOWN = (
+    (
+        r"^== SQL.*==\n(.+)$",
+        "the expression {0!r} fails on a value of the data: {said}. Make it fit every row, "
+        "as try_cast and nullif do, or correct the data",
+    ),
+)
+"""What Spark says of faults in data, and what to say instead."""

@@ -27,6 +27,7 @@ from pyspark.sql import functions as F
 from afm.artifact import Artifact, load
 from afm.plan_report import describe_plan
 from conf.schema import Config, digest
+from conf.secrets import digest_of, without_secrets
 from features import tables
 from features.errors import DataError
 from features.python_tasks import Work, map_in_arrow
@@ -83,11 +84,11 @@ def describe(config: Config, prepared: Prepared, model: Artifact) -> dict[str, s
     """What the commit says of itself: what the rows were made from."""
     return {
         "job": "score",
-        "config": digest(config.model_dump_json()),
+        "config": digest_of(config),
         "model": f"{config.model.name}/{model.manifest.run}",
         "weights": model.manifest.identity,
         "spec": prepared.spec.hash,
-        "score": digest(config.score.model_dump_json(exclude=_HOW)),
+        "score": digest(without_secrets(config).score.model_dump_json(exclude=_HOW)),
         **{name: str(prepared.versions[name]) for name in ("users", "items", "features")},
     }
 
