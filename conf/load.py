@@ -1,15 +1,20 @@
 """A YAML file and dotted overrides, as a :class:`~conf.schema.Config`; all faults at once."""
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from conf.schema import Config, Section
+from conf.schema import LONG, Config, Section
 from conf.secrets import masked_override
+
+_SHOWN, _LONGEST = 12, 300
+"""Problems that are told at once, and letters of one: files may be anything."""
+_SCALARS = ("str", "int", "float", "bool")
 
 Schema = TypeVar("Schema", bound=Section)
 
@@ -52,13 +57,51 @@ def load(
         first = override.partition("=")[0].partition(".")[0]
         is_own = own is not None and first in _keys(schema, own) - schema.model_fields.keys()
         _override(data, f"{own}.{override}" if is_own else override)
+    if unusable := [*_unusable(data, "", set())]:
+        raise _refusal(path, unusable)
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem, schema) for problem in error.errors()]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"{count} in {path}:\n{lines}") from None
+        problems = [_describe(problem, schema) for problem in _one_each(error.errors())]
+        raise _refusal(path, problems) from None
+
+
+def _refusal(path: str | Path, problems: Sequence[str]) -> ConfigError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    shown = [problem[:_LONGEST] for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        shown.append("…")
+    lines = "\n".join(f"  {problem}" for problem in shown)
+    return ConfigError(f"{count} in {path}:\n{lines}")
+
+
+def _unusable(value: Any, key: str, seen: set[int]) -> Iterator[str]:
+    """Values that no key takes: Spark has 64 bits for integers, and files' names end at a NUL."""
+    if isinstance(value, dict | list):
+        if id(value) in seen:  # an alias; what it stands for has been looked at
+            return
+        seen.add(id(value))
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unusable(inner, f"{key}.{name}".lstrip("."), seen)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key} = {value}: not a finite number"
+    elif isinstance(value, int) and not -LONG <= value < LONG:
+        yield f"{key}: an integer that does not fit into 64 bits"
+    elif isinstance(value, str) and "\0" in value:
+        yield f"{key}: text with a NUL character; take it out"
+
+
+def _one_each(problems: Sequence[Any]) -> list[Any]:
+    """Of problems with the types that a value may have, one: it has none of them."""
+    found: dict[tuple[Any, ...], Any] = {}
+    for problem in problems:
+        *place, kind = problem["loc"] or ("",)
+        if kind not in _SCALARS:
+            found[problem["loc"]] = problem
+        else:
+            message = "Input should be text, a number, or true or false"
+            found[tuple(place)] = problem | {"loc": tuple(place), "msg": message}
+    return list(found.values())
 
 
 def _keys(schema: type[Section], section: str) -> set[str]:
@@ -110,8 +153,9 @@ def _parse(text: str) -> Any:
         loader.dispose()
 
 
-_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""What reading YAML raises: a number of 5000 digits or the 31st of June is a ValueError."""
+_NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
+"""What reading YAML raises: a number of 5000 digits or the 31st of June is a ValueError, and what
+is said to be a time and is none an AttributeError."""
 
 
 def _fault(error: Exception) -> str:

@@ -23,7 +23,7 @@ _USER_OF_URL = re.compile(r"(?<!abfs://)(?<!abfss://)(?<!wasb://)(?<!wasbs://)(?
 _ASSIGNED = re.compile(
     r"((?:^|[?&;\s])(?:pass\w*|pwd|secret|token|key|sig\w*)\s*=\s*)[^;&\s]+", re.IGNORECASE
 )
-"""In URLs, such as those of JDBC, and in options; a folder called ``key=5`` stands after a slash."""
+"""In URLs, such as those of JDBC, and in options; a folder ``key=5`` stands after a slash."""
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"`,]+")
 _SHORTEST = 4
 """Letters of a value that is looked for in texts: shorter ones stand everywhere."""

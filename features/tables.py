@@ -27,6 +27,8 @@ from conf.schema import Config
 from features.errors import DataError
 from features.spec import FeatureSpec, Prepared
 
+_WITH_BOUNDS = ("NONE", "INT", "STRING")
+"""Kinds of columns whose bounds a file is described by; Python has no moments before year 1."""
 _LAST_VERSION = "spark.databricks.delta.lastCommitVersionInSession"
 
 
@@ -109,7 +111,7 @@ class NewFile:
                 if known is None or "." in name:
                     continue
                 nulls[name] = nulls.get(name, 0) + known.null_count
-                if known.has_min_max and isinstance(known.min, int | float | str):
+                if known.has_min_max and known.logical_type.type in _WITH_BOUNDS:
                     low[name] = min(low.get(name, known.min), known.min)
                     high[name] = max(high.get(name, known.max), known.max)
         bounds = {"minValues": low, "maxValues": high, "nullCount": nulls}

@@ -11,7 +11,7 @@ from afm.errors import ModelError
 from conf.load import ConfigError, load
 from conf.schema import Config, Section
 from conf.secrets import redacted
-from features.errors import DataError
+from features.errors import DataError, cause_of
 
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
@@ -63,7 +63,7 @@ def message(error: Exception, config: Section | None = None) -> str:
         config: Its configuration, if it could be read.
 
     Returns:
-        A text, as a rule of one line.
+        A text, mostly of one line.
     """
     return redacted(_said(error), config if isinstance(config, Config) else None)
 
@@ -71,29 +71,11 @@ def message(error: Exception, config: Section | None = None) -> str:
 def _said(error: Exception) -> str:
     if isinstance(error, ConfigError | DataError | ModelError):
         return str(error)
-    text = str(error)
-    # Spark wraps what happened in a task several times; the last cause is what happened.
-    causes = re.findall(r"^\s*Caused by: (.+)$", text, re.MULTILINE)
-    causes += re.findall(r"^(\w+(?:\.\w+)*Error: .+)$", text, re.MULTILINE)  # of a Python worker
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = causes[-1] if causes else f"{type(error).__name__}: {' '.join(lines[:1])}"
-    for known, remedy in _KNOWN:
-        if found := re.search(known, text, re.MULTILINE):
-            return remedy.format(found[1] if found.groups() else "", said=_plain(said))
-    return f"{said}\nRun again with {TRACE}=1 for the stack trace."
-
-
-def _plain(said: str) -> str:
-    """A cause without the class of the exception, and Spark's code of it."""
-    text = re.sub(r"^(?:[\w.$]+(?:Exception|Error):\s*)+", "", said)
-    return re.sub(r"\s*SQLSTATE: \w+", "", text)
-
-
-_KNOWN = (
-    (
-        r"^== SQL.*==\n(.+)$",
-        "the expression {0!r} fails on a value of the data: {said}. Make it fit every row, "
-        "as try_cast and nullif do, or correct the data",
-    ),
-)
-"""What Spark says of faults in data, and what to say instead."""
+    cause = cause_of(error)
+    expression = re.search(r"^== SQL.*==\n(.+)$", str(error), re.MULTILINE)
+    if expression:
+        return (
+            f"the expression {expression[1]!r} fails on a value of the data: {cause}. Make it fit "
+            "every row, as try_cast and nullif do, or correct the data"
+        )
+    return f"{type(error).__name__}: {cause}\nRun again with {TRACE}=1 for the stack trace."
