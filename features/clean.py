@@ -16,6 +16,7 @@ from features.quality import (
     LookUp,
     SourceName,
     check,
+    quoted,
     raw_json,
     refuse_duplicates,
     refuse_orphans,
@@ -68,7 +69,7 @@ def clean_interactions(spark: SparkSession, config: Config) -> Checked:
             Check(rule.name, f"not so: {rule.expr}", ~F.coalesce(holds, F.lit(False)), share)
         )
     # Rows with equal keys share a hash, so they stay on one side of a split.
-    identity = list(columns.values()) or [F.col(f"`{c}`").cast("string") for c in raw.columns]
+    identity = list(columns.values()) or [quoted(c).cast("string") for c in raw.columns]
     row = F.xxhash64(F.lit(config.split.seed), *identity)
     made = [*(c.alias(name) for name, c in columns.items()), label.alias(LABEL), row.alias(ROW)]
     checked = _checked("interactions", raw, config, fields, made, checks)

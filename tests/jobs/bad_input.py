@@ -502,7 +502,6 @@ ARROWS: dict[str, tuple[pa.Table, Ending]] = {
     "long lists": (_arrow(tags=pa.array([[str(n) for n in range(5000)]] * ROWS)), "result"),
     "struct as a number": (_arrow(age=pa.array([{"a": 1}] * ROWS)), "message"),
     "list as a number": (_arrow(age=pa.array([[1.0]] * ROWS)), "message"),
-    "half floats": (_arrow(age=pa.array(np.ones(ROWS, np.float16))), "either"),
     "label a list": (_arrow(clicked=pa.array([[1]] * ROWS)), "message"),
     "two columns alike": (pa.table([*_arrow().columns, pa.array(range(ROWS))],
                                    names=[*_arrow().column_names, "City"]), "message"),
