@@ -222,9 +222,13 @@ def _holds(column: "pd.Series[Any]", kind: Any) -> bool:
 
 
 def _quoted(name: str) -> str:
-    """A column's name as Spark SQL has it, whatever it holds."""
     plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
-    return name if plain else "`" + name.replace("`", "``") + "`"
+    return name if plain else _in_backticks(name)
+
+
+def _in_backticks(name: str) -> str:
+    """A column's name as Spark SQL has it, whatever it holds."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _label(rows: pd.DataFrame, named: bool) -> "tuple[str, str, str, pd.Series[Any]]":
@@ -336,7 +340,7 @@ def _field(name: str, side: Side, column: "pd.Series[Any]") -> Field | None:
     """A column as a field; None if it says nothing that could be learned."""
     values = column.dropna()
     free = _free(name)
-    expr = {} if free == name else {"expr": _quoted(name)}
+    expr = {} if free == name else {"expr": _in_backticks(name)}
     base: dict[str, Any] = {"name": free, "side": side} | expr
     missing = float(column.isna().mean())
     if _holds(column, list | np.ndarray):

@@ -147,7 +147,7 @@ def test_what_cannot_be_guessed_is_said(tmp_path: Path) -> None:
 def test_names_of_columns_end_neither_comments_nor_quotes() -> None:
     """Column names are data: none becomes YAML, and none SQL."""
     hostile = ["a`b", "x\ntables: {root: /stolen}", "y\u2028label: 1", "'; DROP TABLE x; --"]
-    frame = log().assign(**{name: "c" for name in hostile[:2]})
+    frame = log().assign(**dict.fromkeys(hostile[:2], "c"))
     for n, name in enumerate(hostile[2:], 3):
         frame[name] = [f"c{i % n}" for i in range(len(frame))]
     frame["a`b"] = [f"c{i % 5}" for i in range(len(frame))]
