@@ -1,6 +1,7 @@
 """What can be wrong with the data or its description."""
 
 import re
+from urllib.parse import unquote
 
 
 class DataError(Exception):
@@ -8,6 +9,14 @@ class DataError(Exception):
 
     The message names table, field or rule, and the remedy.
     """
+
+
+_RAISED = r"(?:[\w$]+\.)*[A-Z]\w*(?:Exception|Error|Invalid)"
+"""The name of an exception, of Java or of Python."""
+_UNREADABLE = re.compile(
+    r"\[FAILED_READ_FILE\.\w+\] Encountered error while reading file (\S+)\.\s+(.*?)\s*SQLSTATE",
+    re.DOTALL,
+)
 
 
 def cause_of(error: Exception) -> str:
@@ -25,7 +34,26 @@ def cause_of(error: Exception) -> str:
     text = str(error)
     causes = re.findall(r"^: (.+)$", text, re.MULTILINE)[:1]  # of what Java raised, the outermost
     causes += re.findall(r"^\s*Caused by: (.+)$", text, re.MULTILINE)
-    causes += re.findall(r"^(\w+(?:\.\w+)*Error: .+)$", text, re.MULTILINE)  # of a Python worker
+    causes += re.findall(rf"^({_RAISED}: .+)$", text, re.MULTILINE)  # in Python
     said = causes[-1] if causes else next((line for line in text.splitlines() if line.strip()), "")
-    said = re.sub(r"^(?:[\w.$]+(?:Exception|Error)\s*:?\s+)+", "", said.strip())
+    said = re.sub(rf"^(?:{_RAISED}\s*:?\s+)+", "", said.strip())
     return re.sub(r"\s*SQLSTATE: .*$", "", re.sub(r"^\[[A-Z0-9_.]+\]\s*", "", said)).strip()
+
+
+def unreadable_file(error: Exception) -> str:
+    """What is to be said where Spark could not read a file.
+
+    Args:
+        error: What Spark raised.
+
+    Returns:
+        A sentence that names the file, and the remedy; empty if it was something else.
+    """
+    found = _UNREADABLE.search(str(error))
+    if found is None:
+        return ""
+    file, hint = unquote(found[1]).removeprefix("file://"), " ".join(found[2].split())
+    return (
+        f"cannot read {file}: {hint or cause_of(error)} If it is a file of a source, correct or "
+        "remove it; if it is one of tables.root, run jobs/prepare.py again"
+    )

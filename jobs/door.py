@@ -11,7 +11,7 @@ from afm.errors import ModelError
 from conf.load import ConfigError, load
 from conf.schema import Config, Section
 from conf.secrets import redacted
-from features.errors import DataError, cause_of
+from features.errors import DataError, cause_of, unreadable_file
 
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
@@ -71,6 +71,8 @@ def message(error: Exception, config: Section | None = None) -> str:
 def _said(error: Exception) -> str:
     if isinstance(error, ConfigError | DataError | ModelError):
         return str(error)
+    if said := unreadable_file(error):
+        return said
     cause = cause_of(error)
     expression = re.search(r"^== SQL.*==\n(.+)$", str(error), re.MULTILINE)
     if expression:

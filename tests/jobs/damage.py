@@ -34,10 +34,8 @@ def nothing(folder: Path) -> None:
 
 def file_of(folder: Path, table: str) -> Path:
     """A data file of a table, for training where it matters."""
-    return sorted(
-        (folder / "tables" / table).rglob("*train*/*.parquet")
-        or (folder / "tables" / table).glob("*.parquet")
-    )[0]
+    at = folder / "tables" / table
+    return (sorted(at.glob("split=train/*.parquet")) or sorted(at.glob("*.parquet")))[0]
 
 
 def commit_of(folder: Path, table: str) -> Path:
