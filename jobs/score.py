@@ -27,7 +27,7 @@ from pyspark.sql import functions as F
 from afm.artifact import Artifact, load
 from afm.plan_report import describe_plan
 from conf.schema import Config, digest
-from conf.secrets import digest_of, without_secrets
+from conf.secrets import digest_of, masked, without_secrets
 from features import tables
 from features.errors import DataError
 from features.python_tasks import Work, map_in_arrow
@@ -73,7 +73,7 @@ def main(config: Config) -> None:
     print(
         f"score: {kept.rows:,} recommendations for {kept.users:,} users out of "
         f"{len(items.table):,} items in {time.monotonic() - started:.0f} s, "
-        f"{tables.table_path(root, 'scores')} version {version}"
+        f"{masked(tables.table_path(root, 'scores'))} version {version}"
     )
     shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
     known = tables.read(spark, root, "items", prepared.versions["items"])
