@@ -30,7 +30,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from afm.errors import ArtifactError
-from afm.forward import Weights
+from afm.forward import Parameters, Weights
 from afm.metrics import Metrics
 from afm.slots import Layout
 from conf.schema import NOT_THE_MODEL, Config, Section, digest
@@ -56,6 +56,7 @@ class Manifest(Section):
     identity: str
     """Digest of all that determines the weights, the number of ranks aside."""
     config: Config
+    """Without secrets."""
     spec: FeatureSpec
     spec_hash: str
     features: TableVersion
@@ -288,8 +289,8 @@ def load(models_root: str | Path, model: str, run: str | None = None) -> Artifac
     """
     models = Path(models_root) / model
     # Resolved once: `latest` may move to another run between the reading of two files.
-    folder = (models / (run or LATEST)).resolve()
-    if not (folder / MANIFEST).exists():
+    folder = Path(os.path.realpath(models / (run or LATEST)))  # where links go round, it stays
+    if not os.path.exists(folder / MANIFEST):
         what = f"run {run!r}" if run else "model"
         raise ArtifactError(
             f"no finished {what} in {models}: run jobs/train.py with model.name={model} first"
@@ -325,6 +326,16 @@ def load_run(folder: Path) -> Artifact:
             f"{folder / WEIGHTS} holds {rows} embeddings, but its manifest describes "
             f"{artifact.layout.rows}. Delete the folder and run jobs/train.py"
         )
+    try:
+        for name, array in weights.items():
+            if array.dtype != np.float32:
+                raise ValueError(f"{name} is {array.dtype}, not float32")
+        Parameters.of(weights, artifact.layout, manifest.config.model.scale)
+    except ValueError as error:
+        raise ArtifactError(
+            f"{folder / WEIGHTS} does not fit its manifest ({error}). "
+            "Delete the folder and run jobs/train.py"
+        ) from None
     return artifact
 
 

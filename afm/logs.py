@@ -17,6 +17,7 @@ from afm.errors import TrainError
 from afm.run import Plan
 from afm.schedule import learning_rate
 from conf.schema import Config
+from conf.secrets import without_secrets
 
 Write = Callable[[Path], None]
 """Writes the files of the finished run into a folder."""
@@ -137,10 +138,10 @@ def parameters(config: Config) -> dict[str, str | int | float | bool]:
         config: The configuration.
 
     Returns:
-        All of ``model`` and ``train``, and of the rest what is not left at its default: values by
-        dotted key.
+        All of ``model`` and ``train``, and of the rest what is not left at its default, without
+        secrets: values by dotted key.
     """
-    data = config.model_dump(mode="json", exclude_defaults=True)
+    data = without_secrets(config).model_dump(mode="json", exclude_defaults=True)
     return _flat(
         data | {name: getattr(config, name).model_dump(mode="json") for name in ("model", "train")}
     )

@@ -23,6 +23,7 @@ from afm.errors import EndedEarly, TrainError
 from afm.logs import Write, parameters
 from afm.mlflow_model import save_as_mlflow
 from afm.run import Plan
+from conf.secrets import masked
 
 FILE = "mlflow.json"
 """In the run's folder: which run of MLflow it is."""
@@ -116,7 +117,7 @@ def _known_run(client: MlflowClient, folder: Path) -> str | None:
     if not path.exists():
         return None
     known = json.loads(path.read_text())
-    if known["uri"] != client.tracking_uri:
+    if known["uri"] != masked(client.tracking_uri):
         return None
     try:
         found = client.get_run(known["run"])
@@ -149,7 +150,7 @@ def _new_run(client: MlflowClient, plan: Plan, artifacts: Path | None) -> str:
     for begin in range(0, len(params), _AT_A_TIME):
         client.log_batch(run, params=params[begin : begin + _AT_A_TIME])
     plan.folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"uri": client.tracking_uri, "run": run})
+    text = json.dumps({"uri": masked(client.tracking_uri), "run": run})
     replace_file(plan.folder / FILE, lambda path: path.write_text(text))
     return run
 
@@ -160,7 +161,7 @@ def _explained(uri: str) -> Iterator[None]:
         yield
     except MlflowException as error:
         raise TrainError(
-            f"train.logs: MLflow at {uri} says: {error.message}. Check "
+            f"train.logs: MLflow at {masked(uri)} says: {error.message}. Check "
             "MLFLOW_TRACKING_URI, or leave mlflow out of train.logs; the run can be gone on with "
             "either way"
         ) from None

@@ -17,6 +17,7 @@ from afm.reader import Part, open_part
 from afm.slots import Layout
 from afm.tables import read_prepared, table_uri
 from conf.schema import Config
+from conf.secrets import masked
 from features.spec import Prepared
 
 
@@ -71,7 +72,8 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
     prepared = read_prepared(root)
     if problem := prepared.mismatch(config):
         raise TrainError(problem)
-    features = TableVersion(path=table_uri(root, "features"), version=prepared.versions["features"])
+    path = masked(table_uri(root, "features"))
+    features = TableVersion(path=path, version=prepared.versions["features"])
     layout = Layout.of(prepared.spec.inputs)
     batch_size = config.train.batch_size
     training, validation = (

@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from pyarrow import ArrowException, parquet
+from pydantic import ValidationError
 
 from afm.errors import TableError
 from conf.schema import Split, is_url
@@ -35,10 +36,23 @@ def read_prepared(root: str) -> Prepared:
         TableError: Nothing is there, or it is damaged.
     """
     uri = table_uri(root, "prepared")
-    rows = _open(uri, None).to_pyarrow_table().to_pylist()
+    try:
+        rows = _open(uri, None).to_pyarrow_table(columns=["prepared", "spec_hash"]).to_pylist()
+    except (OSError, ArrowException, DeltaError) as error:
+        raise TableError(
+            f"cannot read {uri} ({' '.join(str(error).split())}): run jobs/prepare.py again"
+        ) from None
     if len(rows) != 1:
         raise TableError(f"{uri} has {len(rows)} rows instead of 1: run jobs/prepare.py again")
-    prepared = Prepared.model_validate_json(rows[0]["prepared"])
+    try:
+        prepared = Prepared.model_validate_json(rows[0]["prepared"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise TableError(
+            f"{uri} is damaged or from another version of this code "
+            f"({'.'.join(map(str, first['loc'])) or 'prepared'}: {first['msg']}). "
+            "Run jobs/prepare.py again"
+        ) from None
     if prepared.spec.hash != rows[0]["spec_hash"]:
         raise TableError(
             f"{uri}: its spec has the hash {prepared.spec.hash}, not {rows[0]['spec_hash']} as it "

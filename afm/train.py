@@ -34,6 +34,7 @@ from afm.run import Plan, finished_run, make_plan
 from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch
 from conf.schema import Config, Loss, TrainConfig
+from conf.secrets import without_secrets
 
 
 @dataclass
@@ -291,7 +292,7 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks, logs: Logs) -> Manifest:
     manifest = Manifest(
         run=plan.folder.name,
         identity=plan.identity,
-        config=plan.config,
+        config=without_secrets(plan.config),
         spec=plan.prepared.spec,
         spec_hash=plan.prepared.spec.hash,
         features=plan.features,

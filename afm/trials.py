@@ -13,6 +13,7 @@ from afm.artifact import LATEST
 from afm.metrics import Metrics
 from conf.ranges import with_values
 from conf.schema import Config, Scalar, digest
+from conf.secrets import MASK, without_secrets
 
 State = Literal["finished", "pruned", "diverged"]
 Values = dict[str, Scalar | None]
@@ -70,9 +71,10 @@ def best_yaml(config: Config, trial: Trial, trials: int) -> str:
 
     Returns:
         What the user's file and command line gave, with these values, and without the section
-        ``tune`` and a name for the run.
+        ``tune``, a name for the run, and secrets.
     """
-    data = with_values(config, trial.values).model_dump(mode="json", exclude_unset=True)
+    kept = without_secrets(config)
+    data = with_values(kept, trial.values).model_dump(mode="json", exclude_unset=True)
     data.pop("tune")
     data["train"] = {k: v for k, v in data.get("train", {}).items() if k != "run"}
     head = (
@@ -80,6 +82,8 @@ def best_yaml(config: Config, trial: Trial, trials: int) -> str:
         "# comments of the file that was searched are not kept.\n"
         f"# Validation {config.train.stop_on}: {_figure(trial, config.train.stop_on)}\n"
     )
+    if kept != config:
+        head += f"# Passwords are left out ({MASK}): give them as key=value.\n"
     return head + yaml.safe_dump(data, sort_keys=False, allow_unicode=True)
 
 

@@ -20,7 +20,7 @@ def first_yaml(found: Guess, source: dict[str, Any], name: str) -> str:
     """
     scores = {"user", "item"} <= found.keys.keys()
     commands = ["prepare", "train", "evaluate", *(["score"] if scores else []), "report"]
-    log = Path(str(source["path"])).name
+    log = _on_one_line(Path(str(source["path"])).name)
     lines = [
         f"# A first pipeline, guessed from {log}. Read it, correct it, and then:",
         "#",
@@ -42,7 +42,7 @@ def first_yaml(found: Guess, source: dict[str, Any], name: str) -> str:
     lines += [f"  - {_flow(field.config)}  # {field.why}" for field in found.fields]
     if found.left_out:
         lines += ["", "# Left out. Take in what is known before the label is:"]
-        lines += [f"#   {column}: {why}" for column, why in found.left_out.items()]
+        lines += [f"#   {_on_one_line(column)}: {why}" for column, why in found.left_out.items()]
     lines += [
         "",
         "# A seeded hash of the row. Where a model is used on days to come, it is more honest",
@@ -52,6 +52,11 @@ def first_yaml(found: Guess, source: dict[str, Any], name: str) -> str:
     if scores:
         lines += ["", "score: {top_k: 10, exclude_seen: [train, validation, test]}"]
     return "\n".join([*lines, "", f"tables: {{root: build/{name}}}", ""])
+
+
+def _on_one_line(name: str) -> str:
+    """A name of the data in a comment, which it cannot end."""
+    return name if name.isprintable() else json.dumps(name)
 
 
 def _flow(value: Any) -> str:

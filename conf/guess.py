@@ -7,6 +7,7 @@ Nothing here is sure: guesses are made to be read, and corrected, in the YAML th
 import csv
 import gzip
 import re
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -114,7 +115,7 @@ def read_sample(path: str) -> Sample:
             rows = pd.read_json(files[0], lines=True, nrows=SAMPLE)
             return Sample(rows, {"format": "json", "path": path})
         return _read_text(files[0], path)
-    except (OSError, ValueError, pa.ArrowException, csv.Error) as error:
+    except (OSError, EOFError, zlib.error, ValueError, pa.ArrowException, csv.Error) as error:
         raise GuessError(f"cannot read {path}: {error}") from None
 
 
@@ -180,10 +181,13 @@ def guess(rows: pd.DataFrame) -> Guess:
         GuessError: No column looks like a label, or fewer than two like fields.
     """
     rows = rows.rename(columns=str)
+    nested = [name for name in _names(rows) if _holds(rows[name], dict)]
+    rows = rows.drop(columns=nested)
     named = not all(re.fullmatch(r"c\d+", name) for name in _names(rows))
     target, label, why, positive = _label(rows, named)
-    keys = _keys(rows.drop(columns=target), named)
-    fields, left_out = list[Field](), dict[str, str]()
+    lists = [name for name in _names(rows) if _holds(rows[name], list | np.ndarray)]
+    keys = _keys(rows.drop(columns=[target, *lists]), named)
+    fields, left_out = list[Field](), dict.fromkeys(nested, "holds structures")
     sides: dict[Side, str] = {key: keys[key] for key in KEYS if key in keys}
     for key, column in sides.items():
         fields.append(Field(_key_field(key, column, rows), "the key"))
@@ -210,13 +214,30 @@ def _names(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name in rows.columns]
 
 
+def _holds(column: "pd.Series[Any]", kind: Any) -> bool:
+    """Whether any of its values is of a kind."""
+    if column.dtype != object:
+        return False
+    return any(isinstance(value, kind) for value in column)
+
+
 def _quoted(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z_]\w*", name) else f"`{name}`"
+    plain = re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)
+    return name if plain else _in_backticks(name)
+
+
+def _in_backticks(name: str) -> str:
+    """A column's name as Spark SQL has it, whatever it holds."""
+    return "`" + name.replace("`", "``") + "`"
 
 
 def _label(rows: pd.DataFrame, named: bool) -> "tuple[str, str, str, pd.Series[Any]]":
     """The column of the label, the expression, why, and which rows are positive."""
-    candidates = [name for name in _names(rows) if _LABEL.match(name) or not named]
+    candidates = [
+        name
+        for name in _names(rows)
+        if (_LABEL.match(name) or not named) and not _holds(rows[name], list | np.ndarray)
+    ]
     for name in candidates:
         values = set(rows[name].dropna().unique().tolist())
         if values == {0, 1} or values == {False, True}:
@@ -280,7 +301,7 @@ def _no_field(
     if column.isna().all():
         return "is empty"
     values = column.dropna()
-    if not isinstance(values.iloc[0], list | np.ndarray) and values.nunique() < 2:
+    if not _holds(column, list | np.ndarray) and values.nunique() < 2:
         return "always has the same value"
     if has_keys and _OUTCOME.search(name):
         return "sounds like something that is known only afterwards"
@@ -319,10 +340,10 @@ def _field(name: str, side: Side, column: "pd.Series[Any]") -> Field | None:
     """A column as a field; None if it says nothing that could be learned."""
     values = column.dropna()
     free = _free(name)
-    expr = {} if free == name else {"expr": f"`{name}`"}
+    expr = {} if free == name else {"expr": _in_backticks(name)}
     base: dict[str, Any] = {"name": free, "side": side} | expr
     missing = float(column.isna().mean())
-    if isinstance(values.iloc[0], list | np.ndarray):
+    if _holds(column, list | np.ndarray):
         return Field(base | {"encode": "multi"}, "lists")
     distinct = values.nunique()
     if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):

@@ -1,14 +1,20 @@
 """A YAML file and dotted overrides, as a :class:`~conf.schema.Config`; all faults at once."""
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from conf.schema import Config, Section
+from conf.schema import LONG, Config, Section
+from conf.secrets import masked_override
+
+_SHOWN, _LONGEST = 12, 300
+"""Problems that are told at once, and letters of one: files may be anything."""
+_SCALARS = ("str", "int", "float", "bool")
 
 Schema = TypeVar("Schema", bound=Section)
 
@@ -51,13 +57,51 @@ def load(
         first = override.partition("=")[0].partition(".")[0]
         is_own = own is not None and first in _keys(schema, own) - schema.model_fields.keys()
         _override(data, f"{own}.{override}" if is_own else override)
+    if unusable := [*_unusable(data, "", set())]:
+        raise _refusal(path, unusable)
     try:
         return schema.model_validate(data)
     except ValidationError as error:
-        problems = [_describe(problem, schema) for problem in error.errors()]
-        count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-        lines = "\n".join(f"  {problem}" for problem in problems)
-        raise ConfigError(f"{count} in {path}:\n{lines}") from None
+        problems = [_describe(problem, schema) for problem in _one_each(error.errors())]
+        raise _refusal(path, problems) from None
+
+
+def _refusal(path: str | Path, problems: Sequence[str]) -> ConfigError:
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    shown = [problem[:_LONGEST] for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        shown.append("…")
+    lines = "\n".join(f"  {problem}" for problem in shown)
+    return ConfigError(f"{count} in {path}:\n{lines}")
+
+
+def _unusable(value: Any, key: str, seen: set[int]) -> Iterator[str]:
+    """Values that no key takes: Spark has 64 bits for integers, and files' names end at a NUL."""
+    if isinstance(value, dict | list):
+        if id(value) in seen:  # an alias; what it stands for has been looked at
+            return
+        seen.add(id(value))
+        for name, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _unusable(inner, f"{key}.{name}".lstrip("."), seen)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield f"{key} = {value}: not a finite number"
+    elif isinstance(value, int) and not -LONG <= value < LONG:
+        yield f"{key}: an integer that does not fit into 64 bits"
+    elif isinstance(value, str) and "\0" in value:
+        yield f"{key}: text with a NUL character; take it out"
+
+
+def _one_each(problems: Sequence[Any]) -> list[Any]:
+    """Of problems with the types that a value may have, one: it has none of them."""
+    found: dict[tuple[Any, ...], Any] = {}
+    for problem in problems:
+        *place, kind = problem["loc"] or ("",)
+        if kind not in _SCALARS:
+            found[problem["loc"]] = problem
+        else:
+            message = "Input should be text, a number, or true or false"
+            found[tuple(place)] = problem | {"loc": tuple(place), "msg": message}
+    return list(found.values())
 
 
 def _keys(schema: type[Section], section: str) -> set[str]:
@@ -67,23 +111,72 @@ def _keys(schema: type[Section], section: str) -> set[str]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _parse(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             f"cannot read the configuration {path}: {error.strerror}. Give the path of a YAML "
             "file, such as conf/movielens.yaml"
         ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is not UTF-8 text (byte {error.start}: {error.reason}). Save it as UTF-8"
+        ) from None
+    except _NOT_YAML as error:
+        raise ConfigError(f"{path} is not YAML: {_fault(error)}. Correct it") from None
     if not isinstance(data, dict):
         raise ConfigError(f"{path} holds no sections; see conf/movielens.yaml for an example")
     return data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader, which takes no key twice: the first would be lost silently."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """A mapping whose keys are there once each."""
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(
+                        problem=f"the key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add(key.value)
+        return node
+
+
+def _parse(text: str) -> Any:
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
+
+
+_NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
+"""What reading YAML raises: a number of 5000 digits or the 31st of June is a ValueError, and what
+is said to be a time and is none an AttributeError."""
+
+
+def _fault(error: Exception) -> str:
+    """What is wrong with a file and where, without the line itself, which may hold a password."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    return " ".join(str(error).replace('in "<unicode string>", ', "").split())
 
 
 def _override(data: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition("=")
     if not equals or not key or key.startswith("-"):
         raise ConfigError(f"cannot read the argument {text!r}: overrides look like train.epochs=3")
+    try:
+        given = _parse(value)
+    except _NOT_YAML:
+        shown = masked_override(text).partition("=")[2]
+        raise ConfigError(f"cannot set {key}: {shown!r} is not YAML") from None
     *parents, last = key.split(".")
     node: Any = data
     try:
@@ -94,11 +187,9 @@ def _override(data: dict[str, Any], text: str) -> None:
                 if node.get(part) is None:
                     node[part] = {}
                 node = node[part]
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(value)
+        node[int(last) if isinstance(node, list) else last] = given
     except (IndexError, ValueError, TypeError, AttributeError):
         raise ConfigError(f"cannot set {key}: there is no such place in the file") from None
-    except yaml.YAMLError:
-        raise ConfigError(f"cannot set {key}: {value!r} is not YAML") from None
 
 
 def _describe(problem: Any, schema: type[BaseModel]) -> str:

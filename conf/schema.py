@@ -41,7 +41,14 @@ BUILT_IN_RULES = frozenset(
 """Names in the tables ``quarantine`` and ``quality`` that belong to no field. A field's own are its
 name and ``<field>.range``, ``<field>.allowed`` and ``<field>.missing``."""
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$")]
+MOST = 2**31 - 1
+"""The greatest of numbers that count things: what Spark's and Arrow's 32 bits hold."""
+LONG = 2**63
+LARGEST, LEAST = 3.4028234663852886e38, 1.1754943508222875e-38
+"""The greatest number of 32 bits, and the least above 0 of full precision: models compute in
+these."""
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_]*$", max_length=128)]
 Scalar = str | int | float | bool
 
 
@@ -67,11 +74,13 @@ class Table(Section):
         default_factory=dict, description="Options of Spark's reader, such as `sep` or `header`."
     )
     version: int | None = Field(
-        None, ge=0, description="Version of a Delta table; the newest if left out."
+        None, ge=0, le=MOST, description="Version of a Delta table; the newest if left out."
     )
 
     @model_validator(mode="after")
     def _fits_format(self) -> Self:
+        if not self.path or (isinstance(self.path, tuple) and "" in self.path):
+            raise ValueError("the path is empty: name a file or a folder")
         if self.version is not None and self.format != "delta":
             raise ValueError(f"`version` is for Delta tables; this one is {self.format}")
         if self.format == "delta" and not isinstance(self.path, str):
@@ -184,12 +193,14 @@ class FieldConfig(Section):
     min_count: int = Field(
         1,
         ge=1,
+        le=MOST,
         description="Training rows that a value needs for an embedding of its own; "
         "rarer ones share 'unseen'.",
     )
     buckets: int | None = Field(
         None,
         ge=2,
+        le=MOST - 2,
         description="For `hash`, over how many embeddings the values are spread. For `bucket`, "
         "how many quantiles; 32 if left out.",
     )
@@ -239,6 +250,12 @@ class FieldConfig(Section):
             and isinstance(self.impute.default, str)
         ):
             raise ValueError(f"impute default {self.impute.default!r} is not a number")
+        if (
+            self.encode in ("value", "bucket")
+            and isinstance(self.impute, Default)
+            and not abs(float(self.impute.default)) <= LARGEST
+        ):
+            raise ValueError("the impute default is not a finite number of 32 bits")
         return self
 
     @model_validator(mode="after")
@@ -289,11 +306,12 @@ class Cross(Section):
     name: Name = Field(description="Its column in the features table.")
     fields: tuple[str, str] = Field(description="The two fields.")
     min_count: int = Field(
-        1, ge=1, description="Training rows that a pair needs for an embedding of its own."
+        1, ge=1, le=MOST, description="Training rows that a pair needs for an embedding of its own."
     )
     buckets: int | None = Field(
         None,
         ge=2,
+        le=MOST - 2,
         description="Over how many embeddings the pairs are spread by hash; without it each pair "
         "in training has its own.",
     )
@@ -319,13 +337,13 @@ class Negatives(Section):
     No sampled row has an item that its user has in any row of the log, whatever its label or split.
     """
 
-    per_positive: int = Field(ge=1, description="Rows to sample for each positive row.")
+    per_positive: int = Field(ge=1, le=MOST, description="Rows to sample for each positive row.")
     by: Literal["uniform", "popularity"] = Field(
         "uniform",
         description="`uniform`: every item alike. `popularity`: in proportion to the positive "
         "training rows of an item.",
     )
-    seed: int = Field(0, description="Seed of the draws.")
+    seed: int = Field(0, ge=-LONG, le=LONG - 1, description="Seed of the draws.")
 
 
 class SplitConfig(Section):
@@ -340,12 +358,13 @@ class SplitConfig(Section):
     last: int = Field(
         1,
         ge=1,
+        le=MOST,
         description="For `last`: rows of each user for the test, and as many for validation. "
         "Users with fewer than 2 · `last` + 1 rows only train.",
     )
     validation: float = Field(0.1, gt=0, lt=1, description="Share of rows for validation.")
     test: float = Field(0.1, gt=0, lt=1, description="Share of rows for the test.")
-    seed: int = Field(0, description="Seed of the hash.")
+    seed: int = Field(0, ge=-LONG, le=LONG - 1, description="Seed of the hash.")
 
     @model_validator(mode="after")
     def _leaves_training(self) -> Self:
@@ -416,6 +435,7 @@ class PrepareConfig(Section):
     broadcast_values: int = Field(
         2_000_000,
         ge=1,
+        le=MOST,
         description="Values of an `index` field that every task holds in memory; the rarer ones of "
         "a larger vocabulary are looked up by a shuffle join. (Those of `multi`, of fields that a "
         "`history` lists and of crosses are always held: give large ones a `min_count`, or hash.)",
@@ -430,8 +450,10 @@ class ModelConfig(Section):
         description="`afm`; `fm`: the same model without attention; `fwfm`: FM with a learned "
         "weight per pair of fields (Pan et al., WWW 2018).",
     )
-    embedding_size: int = Field(32, ge=1, description="K, the length of an embedding.")
-    attention_size: int = Field(16, ge=1, description="A, the hidden units of the attention.")
+    embedding_size: int = Field(32, ge=1, le=65_536, description="K, the length of an embedding.")
+    attention_size: int = Field(
+        16, ge=1, le=65_536, description="A, the hidden units of the attention."
+    )
     scale: Literal["pairs", "none"] = Field(
         "pairs",
         description="`pairs` multiplies the pooled vector by the number of pairs, so that AFM "
@@ -479,6 +501,7 @@ class Plateau(Section):
     patience: int = Field(
         1,
         ge=1,
+        le=MOST,
         description="Epochs without a better one before each reduction; fewer than "
         "`train.patience`, after which training stops.",
     )
@@ -516,10 +539,11 @@ class TrainConfig(Section):
     run: Name | None = Field(
         None, description="Name of the run; a hash of all that determines it if left out."
     )
-    epochs: int = Field(20, ge=1, description="Most passes over the training rows.")
+    epochs: int = Field(20, ge=1, le=MOST, description="Most passes over the training rows.")
     batch_size: int = Field(
         1024,
         ge=1,
+        le=MOST,
         description="Rows per step over all ranks together, so that the number of "
         "ranks does not change the model.",
     )
@@ -555,16 +579,17 @@ class TrainConfig(Section):
         "paper does.",
     )
     patience: int = Field(
-        2, ge=1, description="Epochs without a better `stop_on` before training stops."
+        2, ge=1, le=MOST, description="Epochs without a better `stop_on` before training stops."
     )
     checkpoint_steps: int | None = Field(
         None,
         ge=1,
+        le=MOST,
         description="Steps from one checkpoint to the next, for epochs that are too long to be "
         "lost; only after each epoch if left out. It does not change the model.",
     )
     shuffle_rows: int = Field(
-        262_144, ge=1, description="Rows each rank keeps in memory to shuffle."
+        262_144, ge=1, le=MOST, description="Rows each rank keeps in memory to shuffle."
     )
     logs: tuple[Literal["tensorboard", "mlflow"], ...] = Field(
         (),
@@ -574,7 +599,7 @@ class TrainConfig(Section):
         "does not change the model.",
     )
     seed: int = Field(
-        0, ge=0, description="Seed of initial weights, dropout and the order of rows."
+        0, ge=0, le=LONG - 1, description="Seed of initial weights, dropout and the order of rows."
     )
 
     @model_validator(mode="after")
@@ -651,8 +676,10 @@ class Range(Section):
 class TuneConfig(Section):
     """What `jobs/tune.py` searches; the metric is the validation metric of `train.stop_on`."""
 
-    trials: int = Field(20, ge=1, description="Trials to make; more of them go on with a search.")
-    seed: int = Field(0, ge=0, description="Seed of the values that are tried.")
+    trials: int = Field(
+        20, ge=1, le=MOST, description="Trials to make; more of them go on with a search."
+    )
+    seed: int = Field(0, ge=0, le=LONG - 1, description="Seed of the values that are tried.")
     pruner: Literal["median", "none"] = Field(
         "median",
         description="`median` ends a trial that after two or more epochs is worse than half of the "
@@ -689,9 +716,11 @@ class EvaluateConfig(Section):
         description="Also rank all items for users of the test rows, and measure HR, recall, NDCG "
         "and coverage next to popularity and Spark ALS; into the table `rankings`.",
     )
-    top_k: int = Field(10, ge=1, description="K, the items of a ranking that count.")
-    users: int = Field(10_000, ge=1, description="Most users to rank for, chosen by a hash.")
-    als_rank: int = Field(32, ge=1, description="Length of the vectors of ALS.")
+    top_k: int = Field(10, ge=1, le=MOST, description="K, the items of a ranking that count.")
+    users: int = Field(
+        10_000, ge=1, le=MOST, description="Most users to rank for, chosen by a hash."
+    )
+    als_rank: int = Field(32, ge=1, le=MOST, description="Length of the vectors of ALS.")
 
 
 class Context(Section):
@@ -714,7 +743,7 @@ class ScoreConfig(Section):
         "users that changed, and new items for all users. The result is that of `all`, which is "
         "what happens if the model or this section changed.",
     )
-    top_k: int = Field(10, ge=1, description="Items kept for each user.")
+    top_k: int = Field(10, ge=1, le=MOST, description="Items kept for each user.")
     min_score: float | None = Field(
         None, ge=0, le=1, description="Least probability of a recommendation."
     )
@@ -746,7 +775,7 @@ class ScoreConfig(Section):
         "`context`.",
     )
     explain: int = Field(
-        3, ge=0, description="Field pairs, by attention, that explain each recommendation."
+        3, ge=0, le=MOST, description="Field pairs, by attention, that explain each recommendation."
     )
     explain_plan: bool = Field(
         False,
@@ -756,12 +785,14 @@ class ScoreConfig(Section):
     items_per_block: int = Field(
         262_144,
         ge=1,
+        le=MOST,
         description="Items that a task holds at a time, prepared; a few hundred bytes each. With "
         "more items, tasks take block after block.",
     )
     parts: int | None = Field(
         None,
         ge=1,
+        le=MOST,
         description="Slices of users. A run that was interrupted goes on after its last finished "
         "slice. As many as take some minutes each if left out.",
     )
@@ -788,7 +819,7 @@ class ReportConfig(Section):
     path: str | None = Field(
         None, description="Where the page is written; `<tables.root>/report.html` if left out."
     )
-    users: int = Field(3, ge=0, description="Users whose recommendations it shows.")
+    users: int = Field(3, ge=0, le=MOST, description="Users whose recommendations it shows.")
 
 
 class MonitorConfig(Section):
@@ -819,7 +850,9 @@ class MonitorConfig(Section):
 class Tables(Section):
     """Where our own tables and models live."""
 
-    root: str = Field(description="Folder of the Delta tables: a path, or any Hadoop URL.")
+    root: str = Field(
+        min_length=1, description="Folder of the Delta tables: a path, or any Hadoop URL."
+    )
     models: str | None = Field(
         None, description="Folder of the models; `<root>/models` if left out. A mounted path."
     )

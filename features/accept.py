@@ -7,7 +7,8 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config, digest
+from conf.schema import Config
+from conf.secrets import digest_of, masked
 from features.clean import check_orphans, clean_interactions, clean_side, has_table
 from features.findings import Tally, quality_frame, require_quality, tally
 from features.quality import Checked
@@ -79,7 +80,7 @@ def batch_name(config: Config) -> str:
     log = config.source.interactions
     paths = [log.path] if isinstance(log.path, str) else log.path
     version = "" if log.version is None else f"@{log.version}"
-    return config.prepare.batch or ", ".join(paths) + version
+    return config.prepare.batch or ", ".join(map(masked, paths)) + version
 
 
 def fingerprint(readable: DataFrame) -> str:
@@ -103,8 +104,8 @@ def commit_metadata(config: Config) -> dict[str, str]:
         for name, table in config.source
         if table is not None and table.format == "delta"
     }
-    versions = {f"source.{name}": f"{t.path}@{t.version}" for name, t in delta.items()}
-    return {"job": "prepare", "config": digest(config.model_dump_json()), **versions}
+    versions = {f"source.{name}": f"{masked(t.path)}@{t.version}" for name, t in delta.items()}
+    return {"job": "prepare", "config": digest_of(config), **versions}
 
 
 def _source_rows(tallies: Sequence[Tally]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from conf.schema import Config, FieldConfig
+from conf.schema import LARGEST, LEAST, Config, FieldConfig
 from features.errors import DataError
 from features.expressions import analysed, parse, type_of
 from features.quality import (
@@ -16,6 +16,7 @@ from features.quality import (
     LookUp,
     SourceName,
     check,
+    quoted,
     raw_json,
     refuse_duplicates,
     refuse_orphans,
@@ -56,7 +57,7 @@ def clean_interactions(spark: SparkSession, config: Config) -> Checked:
     ]
     if config.weight is not None:
         columns[WEIGHT] = _weight(raw, config.weight)
-        reason = "the weight is not a number above 0"
+        reason = "the weight is not a number above 0, of 32 bits"
         checks.append(Check(WEIGHT, reason, columns[WEIGHT].isNull(), maximum))
     for i, rule in enumerate(config.quality.rules):
         where = f"quality.rules.{i}.expr"
@@ -68,7 +69,7 @@ def clean_interactions(spark: SparkSession, config: Config) -> Checked:
             Check(rule.name, f"not so: {rule.expr}", ~F.coalesce(holds, F.lit(False)), share)
         )
     # Rows with equal keys share a hash, so they stay on one side of a split.
-    identity = list(columns.values()) or [F.col(f"`{c}`").cast("string") for c in raw.columns]
+    identity = list(columns.values()) or [quoted(c).cast("string") for c in raw.columns]
     row = F.xxhash64(F.lit(config.split.seed), *identity)
     made = [*(c.alias(name) for name, c in columns.items()), label.alias(LABEL), row.alias(ROW)]
     checked = _checked("interactions", raw, config, fields, made, checks)
@@ -229,7 +230,7 @@ def _label(raw: DataFrame, expr: str) -> Column:
 
 def _weight(raw: DataFrame, expr: str) -> Column:
     value = parse(raw, expr, "weight").try_cast("double")
-    finite = (value > 0) & (value < float("inf"))  # to Spark, NaN is greater than infinity
+    finite = (value >= LEAST) & (value <= LARGEST)  # to Spark, NaN is the greatest number
     return analysed(raw, F.when(finite, value), "weight", expr)
 
 
@@ -238,6 +239,8 @@ def _key(raw: DataFrame, expr: str, side: str) -> Column:
     dtype = type_of(raw, column)
     where = f"keys.{side}"
     if side == "time":
+        if isinstance(dtype, T.FloatType | T.DoubleType):
+            return F.when(F.abs(column) < float("inf"), column)  # NaN would be later than all
         known = isinstance(dtype, T.NumericType | T.TimestampType)
         return column if known else analysed(raw, column.try_cast("timestamp"), where, expr)
     if isinstance(dtype, T.FloatType | T.DoubleType):

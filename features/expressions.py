@@ -5,7 +5,7 @@ from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from features.errors import DataError
+from features.errors import DataError, cause_of
 
 
 def parse(raw: DataFrame, expr: str, where: str) -> Column:
@@ -50,7 +50,7 @@ def analysed(raw: DataFrame, column: Column, where: str, expr: str) -> Column:
             missing = (error.getMessageParameters() or {}).get("objectName", expr)
             known = ", ".join(c for c in raw.columns if not c.startswith("_"))
             raise DataError(f"{where}: there is no column {missing}; there are: {known}") from error
-        raise DataError(f"{where}: {expr!r} does not work: {_sentence(error)}") from error
+        raise DataError(f"{where}: {expr!r} does not work: {cause_of(error)}") from error
     if plan != "Project":
         raise DataError(f"{where}: {expr!r} does not give one value for each row")
     return column
@@ -59,7 +59,3 @@ def analysed(raw: DataFrame, column: Column, where: str, expr: str) -> Column:
 def type_of(raw: DataFrame, column: Column) -> T.DataType:
     """The type of a column over a table."""
     return raw.select(column).schema[0].dataType
-
-
-def _sentence(error: AnalysisException) -> str:
-    return str(error).splitlines()[0].split(" SQLSTATE")[0]

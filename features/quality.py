@@ -110,8 +110,13 @@ def missing_rule(field: FieldConfig) -> str:
 
 def raw_json(raw: DataFrame) -> Column:
     """A whole raw row as JSON, nulls included."""
-    everything = F.struct(*[F.col(f"`{name}`") for name in raw.columns])
+    everything = F.struct(*[quoted(name) for name in raw.columns])
     return F.to_json(everything, {"ignoreNullFields": "false"})
+
+
+def quoted(name: str) -> Column:
+    """A column by its name, whatever stands in that."""
+    return F.col("`" + name.replace("`", "``") + "`")
 
 
 def refuse_duplicates(

@@ -15,7 +15,7 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from conf.schema import FieldConfig, Scalar
+from conf.schema import LARGEST, FieldConfig, Scalar
 from features.errors import DataError
 from features.expressions import type_of
 
@@ -62,8 +62,8 @@ def readable(field: FieldConfig, raw: Column, dtype: T.DataType) -> Readable:
             return Readable(text, tuple(_not_allowed(field, text)))
         case "value" | "bucket":
             missing, number = _missing(field, raw, dtype), raw.try_cast("double")
-            bad = number.isNull() | F.isnan(number) | (F.abs(number) == float("inf"))
-            faults = [Fault(field.name, "is not a finite number", ~missing & bad)]
+            bad = number.isNull() | (F.abs(number) > LARGEST)  # to Spark, NaN is the greatest
+            faults = [Fault(field.name, "is not a finite number of 32 bits", ~missing & bad)]
             number = F.when(~missing, number)
             faults += [*_out_of_range(field, number), *_not_allowed(field, number)]
             return Readable(number, tuple(faults))

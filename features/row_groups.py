@@ -146,7 +146,14 @@ def columns_of(groups: Sequence[RowGroup]) -> Columns:
 def _open(path: str) -> parquet.ParquetFile:
     footer = parquet.read_metadata(path)
     coded = [leaf for field in footer.schema.to_arrow_schema() for leaf in _string_leaves(field)]
-    return parquet.ParquetFile(path, metadata=footer, read_dictionary=coded, memory_map=True)
+    return parquet.ParquetFile(
+        path,
+        metadata=footer,
+        read_dictionary=coded,
+        memory_map=True,
+        # Spark's own timestamps; nanoseconds would hold the years 1677 to 2262 only, and go round.
+        coerce_int96_timestamp_unit="us",
+    )
 
 
 def _joined(chunks: Sequence[pa.Array]) -> pa.Array:

@@ -10,9 +10,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from conf.schema import FieldConfig
+from conf.schema import LARGEST, FieldConfig
 from features.counting import Moments
 from features.spec import Scaling
+
+_TINY = 1e-300
+"""Its inverse is a number."""
 
 
 def fit_scaling(field: FieldConfig, moments: Moments) -> Scaling:
@@ -40,7 +43,7 @@ def fit_scaling(field: FieldConfig, moments: Moments) -> Scaling:
 
 def _inverse(width: float, magnitude: float) -> float:
     # A constant column's computed deviation is rounding, not information.
-    return 1.0 / width if width > 1e-12 * magnitude else 1.0
+    return 1.0 / width if width > max(1e-12 * magnitude, _TINY) else 1.0
 
 
 def scale(column: pa.Array, scaling: Scaling) -> NDArray[np.float32]:
@@ -56,4 +59,6 @@ def scale(column: pa.Array, scaling: Scaling) -> NDArray[np.float32]:
     x: NDArray[np.float64] = column.to_numpy(zero_copy_only=False).astype(np.float64)
     if scaling.log_minimum is not None:
         x = np.log1p(np.maximum(x - scaling.log_minimum, 0.0))
-    return ((x - scaling.offset) * scaling.factor).astype(np.float32)
+    scaled = (x - scaling.offset) * scaling.factor
+    # What is far beyond all training rows stays a number.
+    return np.clip(scaled, -LARGEST, LARGEST, out=scaled).astype(np.float32)

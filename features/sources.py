@@ -1,12 +1,13 @@
 """Raw tables in: CSV, JSON, Parquet and Delta, with what could not be parsed kept."""
 
 from delta.tables import DeltaTable
-from pyspark.errors import AnalysisException, ParseException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import ParseException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
 from conf.schema import Source, Table
-from features.errors import DataError
+from features.errors import DataError, cause_of
 
 CORRUPT = "_corrupt_record"
 """Column of CSV and JSON tables that holds a line which could not be parsed, null elsewhere."""
@@ -71,10 +72,10 @@ def read(spark: SparkSession, table: Table, key: str) -> DataFrame:
                 return spark.read.format("delta").options(**options).load(paths[0])
     except ParseException as error:
         raise DataError(f"{key}.columns: {table.columns!r} is not Spark SQL DDL") from error
-    except AnalysisException as error:
+    except (PySparkException, Py4JJavaError) as error:
         raise DataError(
             f"{key}.path: no {table.format} table at {', '.join(paths)}. "
-            f"Check the path and the format ({_first_line(error)})"
+            f"Check the path, the format and the options ({cause_of(error)})"
         ) from error
 
 
@@ -93,7 +94,3 @@ def _parsed(
         .option("columnNameOfCorruptRecord", CORRUPT)
         .load(paths)
     )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].strip()

@@ -5,6 +5,7 @@ together through ``prepared``, written last: it names the version of each, and r
 """
 
 import json
+import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +18,23 @@ from delta.tables import DeltaTable
 from deltalake import DeltaTable as DeltaLog
 from deltalake import Schema
 from deltalake.transaction import AddAction, CommitProperties, create_table_with_add_actions
+from py4j.protocol import Py4JJavaError
 from pyarrow import parquet
 from pyarrow.parquet import FileMetaData
 from pydantic import ValidationError
-from pyspark.errors import AnalysisException
+from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, SparkSession
 
 from conf.schema import Config
-from features.errors import DataError
+from features.errors import DataError, cause_of
 from features.spec import FeatureSpec, Prepared
 
+_WITH_BOUNDS = ("NONE", "INT", "STRING")
+"""Kinds of columns whose bounds a file is described by; Python has no moments before year 1."""
+_NOT_WRITABLE = re.compile(
+    "ParentNotDirectory|AccessControlException|AccessDenied|Permission denied|Mkdirs failed|"
+    "Read-only file system|No such file or directory|mkdir"
+)
 _LAST_VERSION = "spark.databricks.delta.lastCommitVersionInSession"
 
 
@@ -58,6 +66,9 @@ def write(
 
     Returns:
         The version that was committed.
+
+    Raises:
+        DataError: It cannot be written there.
     """
     spark = frame.sparkSession
     spark.conf.unset(_LAST_VERSION)
@@ -72,7 +83,14 @@ def write(
         writer = writer.mode("append")
     else:
         writer = writer.mode("overwrite").option("overwriteSchema", "true")
-    writer.save(table_path(root, name))
+    try:
+        writer.save(table_path(root, name))
+    except Py4JJavaError as error:
+        if _NOT_WRITABLE.search(str(error)):
+            raise DataError(
+                f"tables.root: cannot write {table_path(root, name)} ({cause_of(error)})"
+            ) from error
+        raise
     version = spark.conf.get(_LAST_VERSION, None)
     # Delta makes no commit where nothing replaces nothing.
     return newest_version(spark, root, name) if version is None else int(version)
@@ -109,7 +127,7 @@ class NewFile:
                 if known is None or "." in name:
                     continue
                 nulls[name] = nulls.get(name, 0) + known.null_count
-                if known.has_min_max and isinstance(known.min, int | float | str):
+                if known.has_min_max and known.logical_type.type in _WITH_BOUNDS:
                     low[name] = min(low.get(name, known.min), known.min)
                     high[name] = max(high.get(name, known.max), known.max)
         bounds = {"minValues": low, "maxValues": high, "nullCount": nulls}
@@ -213,7 +231,7 @@ def read(spark: SparkSession, root: str, name: str, version: int | None = None) 
         reader = reader.option("versionAsOf", version)
     try:
         return reader.load(table_path(root, name))
-    except AnalysisException as error:
+    except (PySparkException, Py4JJavaError) as error:
         raise DataError(
             f"tables.root: no Delta table {name} at {table_path(root, name)}"
             f"{'' if version is None else f' in version {version}'}. Run jobs/prepare.py first"
@@ -345,7 +363,13 @@ def published(spark: SparkSession, root: str, version: int | None = None) -> Pre
     Raises:
         DataError: None has finished yet, or it is of another version of this code.
     """
-    row = read(spark, root, "prepared", version).select("prepared").head()
+    try:
+        row = read(spark, root, "prepared", version).select("prepared").head()
+    except (PySparkException, Py4JJavaError) as error:
+        raise DataError(
+            f"cannot read {table_path(root, 'prepared')} ({cause_of(error)}). "
+            "Run jobs/prepare.py again"
+        ) from error
     if row is None:
         raise DataError(f"{table_path(root, 'prepared')} is empty. Run jobs/prepare.py first")
     try:

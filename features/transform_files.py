@@ -120,7 +120,7 @@ def _plain(array: pa.Array) -> pa.Array:
     """As Delta stores it: strings, and moments in microseconds of UTC."""
     if pa.types.is_dictionary(array.type):
         return array.dictionary_decode()
-    if pa.types.is_timestamp(array.type):  # Spark writes nanoseconds without a zone
+    if pa.types.is_timestamp(array.type):  # Spark writes them without a zone
         return array.cast(pa.timestamp("us", "UTC"))
     return array
 

@@ -22,6 +22,7 @@ import psutil
 from conf import SPARK_CONF
 from conf.load import ConfigError, load
 from conf.schema import is_url
+from conf.secrets import masked
 from jobs import events
 from jobs.door import take_streams
 
@@ -191,7 +192,7 @@ def _tables(arguments: list[str]) -> Finding:
     except ConfigError as error:
         return Finding("pipeline", arguments[0], str(error), works=False)
     if is_url(root):
-        return Finding("tables", f"{root} is a URL, which only the jobs try")
+        return Finding("tables", f"{masked(root)} is a URL, which only the jobs try")
     folder = Path(root).absolute()
     there = next(parent for parent in (folder, *folder.parents) if parent.exists())
     try:

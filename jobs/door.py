@@ -11,7 +11,8 @@ from typing import Any
 from afm.errors import ModelError
 from conf.load import ConfigError, load
 from conf.schema import Config, Section
-from features.errors import DataError
+from conf.secrets import redacted
+from features.errors import DataError, cause_of, unreadable_file
 from jobs import events
 
 TRACE = "AFM_TRACE"
@@ -43,19 +44,22 @@ def run(
         print((usage or "").strip(), file=sys.stderr)
         events.tell("error", message="called without a configuration")
         sys.exit(2)
+    config = None
     try:
-        main(load(arguments[0], arguments[1:], schema, own))
+        config = load(arguments[0], arguments[1:], schema, own)
+        main(config)
     except KeyboardInterrupt:
         events.tell("error", message="interrupted")
         sys.exit(130)
     except Exception as error:
         if os.environ.get(TRACE):
-            events.tell("error", message=_message(error))
+            events.tell("error", message=message(error, config))
             raise
         if os.environ.get("HOROVOD_RANK", "0") != "0":
             time.sleep(3)  # what is wrong for all ranks, the first one says before it ends them
-        events.tell("error", message=_message(error))
-        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+        said = message(error, config)
+        events.tell("error", message=said)
+        print(f"error: {said}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
@@ -91,16 +95,29 @@ def expected(error: Exception) -> bool:
     return isinstance(error, ConfigError | DataError | ModelError)
 
 
-def _message(error: Exception) -> str:
+def message(error: Exception, config: Section | None = None) -> str:
+    """What a failed job says: what is wrong, where, and what to do, without secrets.
+
+    Args:
+        error: Why it failed.
+        config: Its configuration, if it could be read.
+
+    Returns:
+        A text, mostly of one line.
+    """
+    return redacted(_said(error), config if isinstance(config, Config) else None)
+
+
+def _said(error: Exception) -> str:
     if expected(error):
         return str(error)
-    text = str(error)
-    # Spark wraps what happened in a task several times; the last cause is what happened.
-    causes = re.findall(r"^\s*Caused by: (.+)$", text, re.MULTILINE)
-    causes += re.findall(r"^(\w+(?:\.\w+)*Error: .+)$", text, re.MULTILINE)  # of a Python worker
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    said = causes[-1] if causes else f"{type(error).__name__}: {' '.join(lines[:1])}"
-    expression = re.search(r"^== SQL.*==\n(.+)$", text, re.MULTILINE)
+    if said := unreadable_file(error):
+        return said
+    cause = cause_of(error)
+    expression = re.search(r"^== SQL.*==\n(.+)$", str(error), re.MULTILINE)
     if expression:
-        return f"the expression {expression[1]!r} fails on a value of the data: {said}"
-    return f"{said}\nRun again with {TRACE}=1 for the stack trace."
+        return (
+            f"the expression {expression[1]!r} fails on a value of the data: {cause}. Make it fit "
+            "every row, as try_cast and nullif do, or correct the data"
+        )
+    return f"{type(error).__name__}: {cause}\nRun again with {TRACE}=1 for the stack trace."

@@ -25,7 +25,8 @@ from afm.link import to_probability
 from afm.metrics import Metrics, State, compute, state_from_counts
 from afm.ranking_metrics import RankingMetrics
 from afm.slots import from_arrow
-from conf.schema import Config, Loss, ModelConfig, digest
+from conf.schema import Config, Loss, ModelConfig
+from conf.secrets import digest_of
 from features import tables
 from features.python_tasks import map_in_arrow
 from features.spec import LABEL, SPLIT, USER, WEIGHT, FeatureSpec
@@ -90,7 +91,7 @@ def _evaluate(spark: SparkSession, config: Config) -> None:
     frame = spark.createDataFrame(rows, f"model STRING, run STRING, split STRING, {numbers}")
     metadata = {
         "job": "evaluate",
-        "config": digest(config.model_dump_json()),
+        "config": digest_of(config),
         "spec": prepared.spec.hash,
         "features": str(prepared.versions["features"]),
         **{f"model.{name}": run for name, run in runs.items()},

@@ -30,7 +30,8 @@ from pyspark.sql import functions as F
 
 from afm.artifact import Artifact, load
 from afm.metrics import State, compute
-from conf.schema import Config, MonitorConfig, digest
+from conf.schema import Config, MonitorConfig
+from conf.secrets import digest_of
 from features import tables
 from features.drift import SURE, TENTHS, edges_of, histograms, nulls, share, shift, unseen
 from features.errors import DataError
@@ -281,7 +282,7 @@ def keep(
     if DeltaTable.isDeltaTable(spark, tables.table_path(root, "monitor")):
         others = tables.read(spark, root, "monitor").where(F.col("batch") != batch)
         frame = others.unionByName(frame)
-    metadata = {"job": "monitor", "batch": batch, "config": digest(config.model_dump_json())}
+    metadata = {"job": "monitor", "batch": batch, "config": digest_of(config)}
     return tables.write(frame.coalesce(1), root, "monitor", metadata)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pyspark.sql import Row
 
 from conf.schema import Config
+from conf.secrets import masked
 from features import tables
 from features.append import append
 from features.prepare import prepare
@@ -61,7 +62,7 @@ def summary(config: Config, prepared: Prepared) -> str:
     """What was published, for people to read."""
     rows, spec = prepared.rows, prepared.spec
     lines = [
-        f"{config.tables.root}: spec {spec.hash}",
+        f"{masked(config.tables.root)}: spec {spec.hash}",
         f"  {rows['interactions.read']:,} read = {rows['interactions.accepted']:,} accepted + "
         f"{rows['interactions.quarantined']:,} quarantined",
         "  " + " + ".join(f"{rows[s]:,} {s}" for s in SPLITS),

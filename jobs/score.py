@@ -29,6 +29,7 @@ from pyspark.sql import functions as F
 from afm.artifact import Artifact, load
 from afm.plan_report import describe_plan
 from conf.schema import Config, digest
+from conf.secrets import digest_of, masked, without_secrets
 from features import tables
 from features.errors import DataError
 from features.python_tasks import Work, map_in_arrow
@@ -81,7 +82,7 @@ def _score(spark: SparkSession, config: Config) -> None:
     print(
         f"score: {kept.rows:,} recommendations for {kept.users:,} users out of "
         f"{len(items.table):,} items in {time.monotonic() - started:.0f} s, "
-        f"{tables.table_path(root, 'scores')} version {version}"
+        f"{masked(tables.table_path(root, 'scores'))} version {version}"
     )
     step(spark, "showing a few users")
     shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
@@ -105,11 +106,11 @@ def describe(config: Config, prepared: Prepared, model: Artifact) -> dict[str, s
     """What the commit says of itself: what the rows were made from."""
     return {
         "job": "score",
-        "config": digest(config.model_dump_json()),
+        "config": digest_of(config),
         "model": f"{config.model.name}/{model.manifest.run}",
         "weights": model.manifest.identity,
         "spec": prepared.spec.hash,
-        "score": digest(config.score.model_dump_json(exclude=_HOW)),
+        "score": digest(without_secrets(config).score.model_dump_json(exclude=_HOW)),
         **{name: str(prepared.versions[name]) for name in ("users", "items", "features")},
     }
 

@@ -1,5 +1,6 @@
 """Scoring as Spark tasks: items go to all tasks, in blocks, and users come to them in batches."""
 
+import hashlib
 import pickle
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -269,6 +270,8 @@ class BlockFile:
     """A file that every task finds, with a pickled :class:`Block`."""
 
     name: str
+    digest: bytes
+    """SHA-256 of its content: tasks unpickle what the driver wrote, and nothing else."""
     first: int
     """Position of its first item among all; blocks of a context follow each other."""
     last: int
@@ -327,9 +330,11 @@ class Ranker:
                 shift = side.shift
                 block = Block(part, items.keys.take(pa.array(part)), side)
                 name = f"items-{uuid.uuid4()}"
-                (folder / name).write_bytes(pickle.dumps(block, pickle.HIGHEST_PROTOCOL))
+                content = pickle.dumps(block, pickle.HIGHEST_PROTOCOL)
+                (folder / name).write_bytes(content)
                 spark.sparkContext.addFile(str(folder / name))
-                files.append(BlockFile(name, int(part[0]), int(part[-1])))
+                digest = hashlib.sha256(content).digest()
+                files.append(BlockFile(name, digest, int(part[0]), int(part[-1])))
             contexts.append((context, tuple(files)))
             found.append(side.shift)
         score = config.score
@@ -407,7 +412,7 @@ def _rank(
     ranker: Ranker, file: BlockFile, users: Mapping[str, NDArray[Any]], pairs: Pairs
 ) -> Ranking:
     """Ranks the items of a block, with positions among all."""
-    block = _load(file.name)
+    block = _load(file)
     user, item = pairs
     at = np.searchsorted(block.places, item).clip(max=len(block.places) - 1)
     here = block.places[at] == item
@@ -419,12 +424,15 @@ def _rank(
 _loaded: dict[str, Block] = {}
 
 
-def _load(name: str) -> Block:
+def _load(file: BlockFile) -> Block:
     """A block of items; a task holds one at a time."""
-    if name not in _loaded:
+    if file.name not in _loaded:
+        content = Path(SparkFiles.get(file.name)).read_bytes()
+        if hashlib.sha256(content).digest() != file.digest:
+            raise DataError(f"scoring: {file.name} is not the file that the driver wrote")
         _loaded.clear()
-        _loaded[name] = pickle.loads(Path(SparkFiles.get(name)).read_bytes())
-    return _loaded[name]
+        _loaded[file.name] = pickle.loads(content)
+    return _loaded[file.name]
 
 
 def score_schema(spark: SparkSession, config: Config, prepared: Prepared) -> T.StructType:
@@ -466,7 +474,7 @@ def _at_least(ranking: Ranking, probability: float, loss: Loss) -> Ranking:
 def _to_rows(
     user_keys: pa.Array, users: Mapping[str, NDArray[Any]], some: _Some, ranker: Ranker
 ) -> pa.Table:
-    block, ranking = _load(some.file.name), some.ranking
+    block, ranking = _load(some.file), some.ranking
     at = np.searchsorted(block.places, ranking.item)
     why = explain_ranking(block.side, users, replace(ranking, item=at), ranker.explained)
     (rows, pairs), names = why.attention.shape, pa.array(why.names)

@@ -6,11 +6,11 @@ from datetime import datetime
 import yaml
 
 from afm.errors import TableError
-from conf.schema import Config, digest
+from conf.schema import Config
+from conf.secrets import digest_of, masked
 from features.spec import Prepared
 from reporting.commands import Commands
 from reporting.models import Models
-from reporting.secrets import masked
 from reporting.tables import Tables
 
 _RESULTS = ("prepared", "metrics", "rankings", "scores")
@@ -79,7 +79,7 @@ def trace(
     ranked = () if any(o.startswith("evaluate.ranking=") for o in commands.overrides) else ranked
     return Lineage(
         config=yaml.safe_dump(given, sort_keys=False, allow_unicode=True, width=88),
-        config_digest=digest(config.model_dump_json()),
+        config_digest=digest_of(config),
         spec=None if prepared is None else prepared.spec.hash,
         tables=tuple(_table_lines(tables, prepared)),
         models=tuple(

@@ -1,5 +1,6 @@
 """The reader over real Delta tables, for one rank and for several."""
 
+import pickle
 import threading
 from collections.abc import Iterator
 from contextlib import closing
@@ -8,6 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from petastorm.etl.dataset_metadata import ROW_GROUPS_PER_FILE_KEY, UNISCHEMA_KEY
+from petastorm.etl.legacy import depickle_legacy_package_name_compatible
+from pyarrow import parquet
 
 from afm.errors import TableError
 from afm.order import Leg, Shuffle
@@ -248,3 +252,36 @@ def test_index_outside_its_vocabulary_is_an_error(tmp_path: Path, layout: Layout
         TableError, match=r"cannot use the features table: field user: index 42…42 outside"
     ):
         list(parts_of(tmp_path, layout, 1)[0].batches())
+
+
+class Hostile:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, (f"open({str(self.target)!r}, 'w').close()",)
+
+
+def test_pickles_in_files_metadata_are_not_loaded(tmp_path: Path, layout: Layout) -> None:
+    """Petastorm keeps schemas as pickles in metadata, and loads them where it finds them."""
+    target = tmp_path / "was-run"
+    content = pickle.dumps(Hostile(target))
+    depickle_legacy_package_name_compatible(content)
+    target.unlink()  # so it would have been run
+
+    write_features(tmp_path, {"train": numbered(20)}, 10)
+    for file in [*tmp_path.rglob("*.parquet")]:
+        table = parquet.read_table(file, partitioning=None)
+        hostile = table.schema.with_metadata(
+            {UNISCHEMA_KEY: content, ROW_GROUPS_PER_FILE_KEY: content, b"pandas": content}
+        )
+        with parquet.ParquetWriter(file, hostile) as writer:
+            writer.write_table(table.cast(hostile), row_group_size=10)
+        for folder in (file.parent, file.parent.parent):
+            parquet.write_metadata(hostile, folder / "_common_metadata")
+            parquet.write_metadata(hostile, folder / "_metadata")
+    (part,) = parts_of(tmp_path, layout, 1)
+    assert sorted(numbers_of(part)) == list(range(20))
+    assert not target.exists()

@@ -142,3 +142,18 @@ def test_what_cannot_be_guessed_is_said(tmp_path: Path) -> None:
     (tmp_path / "bad.parquet").write_text("no parquet")
     with pytest.raises(GuessError, match="cannot read"):
         read_sample(str(tmp_path / "bad.parquet"))
+
+
+def test_names_of_columns_end_neither_comments_nor_quotes() -> None:
+    """Column names are data: none becomes YAML, and none SQL."""
+    hostile = ["a`b", "x\ntables: {root: /stolen}", "y\u2028label: 1", "'; DROP TABLE x; --"]
+    frame = log().assign(**dict.fromkeys(hostile[:2], "c"))
+    for n, name in enumerate(hostile[2:], 3):
+        frame[name] = [f"c{i % n}" for i in range(len(frame))]
+    frame["a`b"] = [f"c{i % 5}" for i in range(len(frame))]
+    text = first_yaml(guess(frame), {"format": "csv", "path": "a\nlabel: 2"}, "first")
+    read = yaml.safe_load(text)
+    assert read["tables"] == {"root": "build/first"}
+    assert read["label"] == guess(log()).label
+    expressions = [field.get("expr") for field in read["fields"]]
+    assert "`a``b`" in expressions

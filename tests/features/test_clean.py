@@ -91,7 +91,7 @@ def test_every_row_is_accepted_or_quarantined(spark, make_config) -> None:
         "label": "the label is not 0 or 1",
         "user_key": "keys.user is null",
         "item_key": "keys.item is null",
-        "x": "`x` is not a finite number",
+        "x": "`x` is not a finite number of 32 bits",
     }
     assert {r["source"] for r in rows} == {"interactions"}
     assert '"u":null' in next(r["row"] for r in rows if r["rule"] == "user_key")
