@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.tally import Tally
+
 # Tests start many JVMs, none for long: what their second compiler gains is less than what it takes.
 # The first alone has room for 48 MB of code, and makes larger frames of ALS's recursion.
 JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xss16m -XX:+UseSerialGC"
@@ -13,6 +15,28 @@ os.environ.setdefault("SPARK_SUBMIT_OPTS", JVM)
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"
+
+
+TALLY = pytest.StashKey[Tally]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TALLY] = Tally()
+
+
+@pytest.fixture(scope="session")
+def tally(pytestconfig: pytest.Config) -> Tally:
+    """Counts faults and bad inputs; shown at the end, and left in build/faults.json."""
+    return pytestconfig.stash[TALLY]
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if tally := config.stash[TALLY]:
+        terminalreporter.section("faults and bad inputs")
+        terminalreporter.write_line(tally.table())
+        tally.write(ROOT / "build" / "faults.json")
 
 
 @pytest.fixture(scope="session")

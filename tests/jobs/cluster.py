@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -75,8 +76,7 @@ def words(arguments: tuple[object, ...]) -> list[str]:
 @contextmanager
 def standalone_cluster(folder: Path) -> Iterator[Cluster]:
     """Starts a master and two workers of one core each, and ends them."""
-    command("make", "dist")
-    (wheel,) = (ROOT / "dist").glob("*.whl")
+    wheel = built_wheel(folder)
     elsewhere = folder / "elsewhere"
     elsewhere.mkdir()
     for job in ("prepare", "train", "evaluate", "score"):
@@ -95,6 +95,14 @@ def standalone_cluster(folder: Path) -> Iterator[Cluster]:
             process.terminate()
         for process in running:
             process.wait(30)
+
+
+def built_wheel(folder: Path) -> Path:
+    """The wheel that ``make dist`` builds."""
+    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # a wheel takes old files along
+    command("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist")
+    (wheel,) = (folder / "dist").glob("*.whl")
+    return wheel
 
 
 _HERE = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
