@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from pyspark.sql import Row
 
+from afm.alone import alone
 from conf.schema import Config
 from features import tables
 from features.append import append
@@ -35,7 +36,8 @@ def main(config: Config) -> None:
         print(f"prepare: {line} ({time.monotonic() - started:.0f} s)", flush=True)
 
     spark = open_session("prepare")
-    prepared = _MODES[config.prepare.mode](spark, config, report)
+    with alone(config.tables.root, "prepare"):
+        prepared = _MODES[config.prepare.mode](spark, config, report)
     print(summary(config, prepared))
     quality = tables.read(spark, config.tables.root, "quality", prepared.versions["quality"])
     print(quality_summary(quality.collect()))

@@ -24,6 +24,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from afm.alone import alone
 from afm.artifact import Artifact, load
 from afm.plan_report import describe_plan
 from conf.schema import Config, digest
@@ -67,7 +68,8 @@ def main(config: Config) -> None:
         print(plan(config, items, users.count()))
         return
     metadata = describe(config, prepared, model)
-    version, kept = score(spark, config, prepared, users, items, metadata)
+    with alone(root, "score"):
+        version, kept = score(spark, config, prepared, users, items, metadata)
     scores = tables.read(spark, root, "scores", version)
     print(
         f"score: {kept.rows:,} recommendations for {kept.users:,} users out of "
