@@ -11,6 +11,7 @@ from afm.errors import ModelError
 from conf.load import ConfigError, load
 from conf.schema import Config, Section
 from features.errors import DataError
+from jobs.failures import explained
 
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
@@ -39,8 +40,10 @@ def run(
     if not arguments:
         print((usage or "").strip(), file=sys.stderr)
         sys.exit(2)
+    config: Section | None = None
     try:
-        main(load(arguments[0], arguments[1:], schema, own))
+        config = load(arguments[0], arguments[1:], schema, own)
+        main(config)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
@@ -48,14 +51,16 @@ def run(
             raise
         if os.environ.get("HOROVOD_RANK", "0") != "0":
             time.sleep(3)  # what is wrong for all ranks, the first one says before it ends them
-        print(f"error: {_message(error)}", file=sys.stderr, flush=True)
+        print(f"error: {_message(error, config)}", file=sys.stderr, flush=True)
         sys.exit(1)
 
 
-def _message(error: Exception) -> str:
-    if isinstance(error, ConfigError | DataError | ModelError):
-        return str(error)
+def _message(error: Exception, config: Section | None) -> str:
     text = str(error)
+    if known := explained(text, config if isinstance(config, Config) else None):
+        return known
+    if isinstance(error, ConfigError | DataError | ModelError):
+        return text
     # Spark wraps what happened in a task several times; the last cause is what happened.
     causes = re.findall(r"^\s*Caused by: (.+)$", text, re.MULTILINE)
     causes += re.findall(r"^(\w+(?:\.\w+)*Error: .+)$", text, re.MULTILINE)  # of a Python worker
