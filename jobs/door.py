@@ -51,6 +51,8 @@ def run(
             raise
         if os.environ.get("HOROVOD_RANK", "0") != "0":
             time.sleep(3)  # what is wrong for all ranks, the first one says before it ends them
+        if "pyspark" in sys.modules:  # whose progress bar may stand in the line
+            print(file=sys.stderr)
         print(f"error: {_message(error, config)}", file=sys.stderr, flush=True)
         sys.exit(1)
 

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 import yaml
 from deltalake import DeltaTable
+from pyspark.sql import SparkSession
 
 from features.spec import Prepared
 from tests.jobs.commands import ENVIRONMENT, ROOT
@@ -116,16 +117,17 @@ def all_rows(tables: Rows, *names: str) -> Iterator[tuple[str, str]]:
     return ((name, row) for name in names or tables for row in tables[name])
 
 
-def what_stays(root: Path) -> list[str]:
+def what_stays(spark: SparkSession, root: Path) -> list[str]:
     """Files that nobody needs after ``VACUUM``: what it does not see, or would see in vain."""
+    spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
     left = []
     for log in sorted(root.glob("*/_delta_log")):
-        table = DeltaTable(str(log.parent))
-        table.vacuum(0, dry_run=False, enforce_retention_duration=False, full=True)
-        needed = {Path(uri.removeprefix("file://")).name for uri in table.file_uris()}
+        spark.sql(f"VACUUM delta.`{log.parent}` RETAIN 0 HOURS")
+        needed = {uri.rpartition("/")[2] for uri in DeltaTable(str(log.parent)).file_uris()}
+        needed |= {f".{name}.crc" for name in needed}
         files = (f for f in log.parent.rglob("*") if f.is_file() and log not in f.parents)
         left += [str(f) for f in files if f.name not in needed]
-    return left
+    return left + [str(f) for f in root.iterdir() if f.is_file()]
 
 
 SMALL = {

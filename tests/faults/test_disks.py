@@ -58,7 +58,9 @@ def fill(disk: Path, leave: int) -> Path:
         ("score", 0.6),
     ],
 )
-def test_disk_full(base: Pipeline, small_disk: Path, tally: Tally, job: str, share: float) -> None:
+def test_disk_full(
+    spark, base: Pipeline, small_disk: Path, tally: Tally, job: str, share: float
+) -> None:
     before = published(base.root)
     straight = base.copy(small_disk / "straight")
     free = shutil.disk_usage(small_disk).free
@@ -82,7 +84,7 @@ def test_disk_full(base: Pipeline, small_disk: Path, tally: Tally, job: str, sha
         done(command(job, pipeline))
         counts.compare(all_rows(after), all_rows(published(pipeline.root)))
         check_models(pipeline)
-        assert not what_stays(pipeline.root)
+        assert not what_stays(spark, pipeline.root)
 
 
 def check_models(pipeline: Pipeline) -> None:

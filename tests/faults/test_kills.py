@@ -32,7 +32,9 @@ pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
 MOMENTS = 20
 
 
-def test_drivers(base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path) -> None:
+def test_drivers(
+    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
+) -> None:
     pipeline, before, (after, seconds) = base.copy(tmp_path / "p"), published(base.root), longer
     moments, now = random.Random(1), before
     for moment in range(MOMENTS):
@@ -49,10 +51,10 @@ def test_drivers(base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_p
         done(submit("prepare", pipeline.yaml, *log))
         found = published(pipeline.root)
         tally.faults["driver killed"].compare(all_rows(wanted), all_rows(found))
-    assert not what_stays(pipeline.root)
+    assert not what_stays(spark, pipeline.root)
 
 
-def test_drivers_that_append(base: Pipeline, tally: Tally, tmp_path: Path) -> None:
+def test_drivers_that_append(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
     untouched, pipeline = base.copy(tmp_path / "untouched"), base.copy(tmp_path / "p")
     before = published(base.root)
     append = ("mode=append", pipeline.new_rows, "prepare.batch=new")
@@ -71,10 +73,10 @@ def test_drivers_that_append(base: Pipeline, tally: Tally, tmp_path: Path) -> No
     done(submit("prepare", pipeline.yaml, *append))
     found = published(pipeline.root)
     tally.faults["driver killed while it appends"].compare(all_rows(after), all_rows(found))
-    assert not what_stays(pipeline.root)
+    assert not what_stays(spark, pipeline.root)
 
 
-def test_scorers(base: Pipeline, tally: Tally, tmp_path: Path) -> None:
+def test_scorers(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
     pipeline = base.copy(tmp_path / "p")
     wanted = {}
     seconds = 0.0
@@ -97,11 +99,11 @@ def test_scorers(base: Pipeline, tally: Tally, tmp_path: Path) -> None:
         found = published(pipeline.root)
         tally.faults["scorer killed"].compare(all_rows(wanted[k]), all_rows(found))
     assert went_on
-    assert not what_stays(pipeline.root)
+    assert not what_stays(spark, pipeline.root)
 
 
 def test_python_workers(
-    base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
+    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
 ) -> None:
     pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer[0]
     moments, kind, now = random.Random(4), "Python worker killed", before
@@ -116,7 +118,7 @@ def test_python_workers(
         assert killed
         tally.faults[kind].tried += killed - 1
         tally.faults[kind].survived += killed - 1
-    assert not what_stays(pipeline.root)
+    assert not what_stays(spark, pipeline.root)
 
 
 def kill_workers(run, moments: random.Random, most: int = 4) -> int:
@@ -151,7 +153,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 
 def test_executors(
-    base: Pipeline, longer: tuple[Rows, float], cluster: Cluster, tally: Tally, tmp_path: Path
+    spark,
+    base: Pipeline,
+    longer: tuple[Rows, float],
+    cluster: Cluster,
+    tally: Tally,
+    tmp_path: Path,
 ) -> None:
     pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer[0]
     moments, kind, now = random.Random(6), "executor killed", before
@@ -172,7 +179,7 @@ def test_executors(
         assert killed
         tally.faults[kind].tried += killed - 1
         tally.faults[kind].survived += killed - 1
-    assert not what_stays(pipeline.root)
+    assert not what_stays(spark, pipeline.root)
 
 
 def submitted(cluster: Cluster, pipeline: Pipeline, *log: str) -> list[str]:

@@ -30,7 +30,7 @@ def at_once(*commands: list[str]) -> list[str]:
 
 
 def test_two_prepares(
-    base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
+    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
 ) -> None:
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     with tally.fault("two prepares at once") as counts:
@@ -40,7 +40,7 @@ def test_two_prepares(
         )
         assert "prepare: waiting for process" in "".join(said)
         whole(counts, pipeline.root, before, longer[0])
-        assert not what_stays(pipeline.root)
+        assert not what_stays(spark, pipeline.root)
 
 
 def test_two_appends(base: Pipeline, tally: Tally, tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_two_appends(base: Pipeline, tally: Tally, tmp_path: Path) -> None:
 
 
 def test_prepare_beside_score(
-    base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
+    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
 ) -> None:
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     with tally.fault("prepare beside score") as counts:
@@ -68,11 +68,11 @@ def test_prepare_beside_score(
         )
         # The model's spec is the old one, and so are the tables that are scored.
         whole(counts, pipeline.root, longer[0] | {"scores": before["scores"]})
-        assert not what_stays(pipeline.root)
+        assert not what_stays(spark, pipeline.root)
 
 
 @pytest.mark.parametrize("other", [5, 7])
-def test_two_scores(base: Pipeline, tally: Tally, tmp_path: Path, other: int) -> None:
+def test_two_scores(spark, base: Pipeline, tally: Tally, tmp_path: Path, other: int) -> None:
     pipeline, straight = base.copy(tmp_path / "p"), base.copy(tmp_path / "straight")
     states = []
     for k in {5, other}:
@@ -81,4 +81,4 @@ def test_two_scores(base: Pipeline, tally: Tally, tmp_path: Path, other: int) ->
     with tally.fault("two scores at once") as counts:
         at_once(*(submit("score", pipeline.yaml, f"score.top_k={k}") for k in (5, other)))
         whole(counts, pipeline.root, *states)
-        assert not what_stays(pipeline.root)
+        assert not what_stays(spark, pipeline.root)
