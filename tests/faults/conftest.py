@@ -1,7 +1,6 @@
 """A pipeline to disturb, and what undisturbed commands make of it."""
 
 import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,31 +9,27 @@ import pytest
 from tests.faults.pipeline import (
     Pipeline,
     Rows,
-    done,
+    done_here,
     make_pipeline,
     published,
-    ranks,
-    submit,
 )
 
 
 @pytest.fixture(scope="session")
-def base(tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
+def base(spark, tmp_path_factory: pytest.TempPathFactory) -> Pipeline:
     """A pipeline that has run once, undisturbed."""
     pipeline = make_pipeline(tmp_path_factory.mktemp("base") / "pipeline")
-    done(submit("prepare", pipeline.yaml))
-    done(ranks(1, pipeline.yaml)[3:])
-    done(submit("score", pipeline.yaml))
+    for job in ("prepare", "train", "score"):
+        done_here(spark, job, pipeline.yaml)
     return pipeline
 
 
 @pytest.fixture(scope="session")
-def longer(base: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> tuple[Rows, float]:
-    """What the tables hold after an undisturbed run over the longer log; its seconds."""
+def longer(spark, base: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> Rows:
+    """What the tables hold after an undisturbed run over the longer log."""
     pipeline = base.copy(tmp_path_factory.mktemp("longer") / "pipeline")
-    begin = time.monotonic()
-    done(submit("prepare", pipeline.yaml, pipeline.longer_log))
-    return published(pipeline.root), time.monotonic() - begin
+    done_here(spark, "prepare", pipeline.yaml, pipeline.longer_log)
+    return published(pipeline.root)
 
 
 @pytest.fixture

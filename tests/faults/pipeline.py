@@ -1,15 +1,19 @@
 """A pipeline whose commands are disturbed, and what its tables should hold all the same."""
 
+import io
 import json
 import os
+import runpy
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -120,6 +124,7 @@ def all_rows(tables: Rows, *names: str) -> Iterator[tuple[str, str]]:
 def what_stays(spark: SparkSession, root: Path) -> list[str]:
     """Files that nobody needs after ``VACUUM``: what it does not see, or would see in vain."""
     spark.conf.set("spark.databricks.delta.retentionDurationCheck.enabled", "false")
+    spark.conf.set("spark.sql.sources.parallelPartitionDiscovery.parallelism", "2")  # not 10,000
     left = []
     for log in sorted(root.glob("*/_delta_log")):
         spark.sql(f"VACUUM delta.`{log.parent}` RETAIN 0 HOURS")
@@ -147,11 +152,6 @@ def submit(job: str, *arguments: object, **options: object) -> list[str]:
     words = [word for name, value in flags.items() for word in (f"--{name}", str(value))] + CONF
     rest = [f"jobs/{job}.py", *map(str, arguments)]
     return ["spark-submit", "--properties-file", "conf/spark.conf", *words, *rest]
-
-
-def ranks(count: int, *arguments: object) -> list[str]:
-    """``horovodrun -np COUNT python jobs/train.py ARGUMENTS``"""
-    return ["horovodrun", "-np", str(count), "python", "jobs/train.py", *map(str, arguments)]
 
 
 def started(words: list[str], **environment: str) -> subprocess.Popen[str]:
@@ -192,14 +192,31 @@ def done(words: list[str], **environment: str) -> str:
     return said
 
 
-def fails_clearly(words: list[str], *named: str, **environment: str) -> str:
-    """Runs a command, which must fail with one message that says all of this.
+def here(spark: SparkSession, job: str, *arguments: object) -> tuple[int, str]:
+    """Runs ``jobs/JOB.py ARGUMENTS`` in this process: Spark is there and warm, which saves most.
 
     Returns:
-        The message.
+        Its exit code and what it said.
     """
-    code, said = ended(started(words, **environment))
-    return clear(code, said, *named)
+    spark._jvm.org.apache.spark.sql.delta.DeltaLog.clearCache()  # as a process of its own has none
+    said, file = io.StringIO(), ROOT / "jobs" / f"{job}.py"
+    with (
+        patch.object(sys, "argv", [str(file), *map(str, arguments)]),
+        redirect_stdout(said),
+        redirect_stderr(said),
+    ):
+        try:
+            runpy.run_path(str(file), run_name="__main__")
+        except SystemExit as end:
+            return int(end.code or 0), said.getvalue()
+    return 0, said.getvalue()
+
+
+def done_here(spark: SparkSession, job: str, *arguments: object) -> str:
+    """Runs a job in this process, which must succeed, and returns what it said."""
+    code, said = here(spark, job, *arguments)
+    assert code == 0, f"{job} {arguments} failed:\n{said}"
+    return said
 
 
 def clear(code: int, said: str, *named: str) -> str:

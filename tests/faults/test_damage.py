@@ -9,12 +9,11 @@ import pytest
 from tests.faults.pipeline import (
     Pipeline,
     all_rows,
-    done,
-    fails_clearly,
+    clear,
+    done_here,
+    here,
     published,
-    submit,
 )
-from tests.jobs.commands import BIN
 from tests.tally import Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(600)]
@@ -59,6 +58,7 @@ DAMAGE = [
     ("job", "where", "damage"), DAMAGE, ids=[f"{j}-{w}-{d.__name__}" for j, w, d in DAMAGE]
 )
 def test_damaged_files_are_named(
+    spark,
     base: Pipeline,
     tally: Tally,
     tmp_path: Path,
@@ -71,17 +71,13 @@ def test_damaged_files_are_named(
     kept = shutil.copy(file, tmp_path / "kept")
     with tally.fault(f"{where.split('/')[-2]}: a file {damage.__name__}") as counts:
         damage(file)
-        match job:
-            case "train":
-                words = [str(BIN / "python"), "jobs/train.py", str(pipeline.yaml), "train.run=b"]
-            case "refit":
-                words = submit("prepare", pipeline.yaml, "mode=refit")
-            case _:
-                words = submit(job, pipeline.yaml)
-        fails_clearly(words, str(file), "jobs/prepare.py" if "tables" in where else "source")
+        words = ["prepare", pipeline.yaml, "mode=refit"] if job == "refit" else [job, pipeline.yaml]
+        more = ["train.run=b"] if job == "train" else []
+        ending = here(spark, *words, *more)
+        clear(*ending, str(file), "jobs/prepare.py" if "tables" in where else "source")
         if "_delta_log" in where:
             shutil.rmtree(file.parents[1])
         elif "tables" not in where:
             shutil.copy(kept, file)
-        done(submit("prepare", pipeline.yaml))
+        done_here(spark, "prepare", pipeline.yaml)
         counts.compare(all_rows(before), all_rows(published(pipeline.root)))

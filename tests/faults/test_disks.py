@@ -10,14 +10,17 @@ from tests.faults.pipeline import (
     Pipeline,
     Rows,
     all_rows,
+    clear,
     done,
-    fails_clearly,
+    done_here,
+    ended,
+    here,
     published,
+    started,
     submit,
     what_stays,
     whole,
 )
-from tests.jobs.commands import BIN
 from tests.tally import Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
@@ -25,17 +28,17 @@ pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
 PAGE = 4096
 
 
-def command(job: str, pipeline: Pipeline) -> list[str]:
-    """A command that has something to write."""
+def command(job: str, pipeline: Pipeline) -> list[object]:
+    """A command that has something to write: a job and its arguments."""
     match job:
         case "prepare":
-            return submit("prepare", pipeline.yaml, pipeline.longer_log)
+            return ["prepare", pipeline.yaml, pipeline.longer_log]
         case "append":
             batch = ("mode=append", pipeline.new_rows, "prepare.batch=new")
-            return submit("prepare", pipeline.yaml, *batch)
+            return ["prepare", pipeline.yaml, *batch]
         case "score":
-            return submit("score", pipeline.yaml, "score.top_k=40")
-    return [str(BIN / "python"), "jobs/train.py", str(pipeline.yaml), "train.run=b"]
+            return ["score", pipeline.yaml, "score.top_k=40"]
+    return ["train", pipeline.yaml, "train.run=b"]
 
 
 def fill(disk: Path, leave: int) -> Path:
@@ -64,7 +67,7 @@ def test_disk_full(
     before = published(base.root)
     straight = base.copy(small_disk / "straight")
     free = shutil.disk_usage(small_disk).free
-    done(command(job, straight))
+    done_here(spark, *command(job, straight))
     need, after = free - shutil.disk_usage(small_disk).free, published(straight.root)
     shutil.rmtree(straight.folder)
 
@@ -72,16 +75,11 @@ def test_disk_full(
     filler = fill(small_disk, int(need * share))
     with tally.fault(f"disk full: {job}") as counts:
         place = f"tables.{'models' if job == 'train' else 'root'}"
-        fails_clearly(
-            command(job, pipeline),
-            "no space is left",
-            place,
-            str(pipeline.root),
-            "the same command",
-        )
+        ending = here(spark, *command(job, pipeline))
+        clear(*ending, "no space is left", place, str(pipeline.root), "the same command")
         whole(counts, pipeline.root, before)
         filler.unlink()
-        done(command(job, pipeline))
+        done_here(spark, *command(job, pipeline))
         counts.compare(all_rows(after), all_rows(published(pipeline.root)))
         check_models(pipeline)
         assert not what_stays(spark, pipeline.root)
@@ -95,32 +93,33 @@ def check_models(pipeline: Pipeline) -> None:
 
 
 def test_room_for_temporary_files_full(
-    base: Pipeline, longer: tuple[Rows, float], small_disk: Path, tally: Tally, tmp_path: Path
+    base: Pipeline, longer: Rows, small_disk: Path, tally: Tally, tmp_path: Path
 ) -> None:
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     words = submit("prepare", pipeline.yaml, pipeline.longer_log)
     filler = fill(small_disk, 4 * PAGE)
     with tally.fault("disk full: Spark's temporary files") as counts:
-        said = fails_clearly(words, "no space is left", SPARK_LOCAL_DIRS=str(small_disk))
-        assert str(small_disk) in said
+        ending = ended(started(words, SPARK_LOCAL_DIRS=str(small_disk)))
+        clear(*ending, "no space is left", "temporary files", str(small_disk))
         whole(counts, pipeline.root, before)
         filler.unlink()
         done(words, SPARK_LOCAL_DIRS=str(small_disk))
-        whole(counts, pipeline.root, longer[0])
+        whole(counts, pipeline.root, longer)
     assert not list(small_disk.iterdir())
 
 
 @pytest.mark.parametrize("job", ["prepare", "append", "train", "score"])
-def test_read_only(base: Pipeline, small_disk: Path, tally: Tally, job: str) -> None:
+def test_read_only(spark, base: Pipeline, small_disk: Path, tally: Tally, job: str) -> None:
     before = published(base.root)
     pipeline = base.copy(small_disk / "p")
     with tally.fault(f"read-only: {job}") as counts:
         remount(small_disk, "ro")
         place = "tables.models" if job == "train" else "tables.root"
-        fails_clearly(command(job, pipeline), f"{place}: ", str(pipeline.root), "read-only")
+        ending = here(spark, *command(job, pipeline))
+        clear(*ending, f"{place}: ", str(pipeline.root), "read-only")
         remount(small_disk, "rw")
         whole(counts, pipeline.root, before)
-        done(command(job, pipeline))
+        done_here(spark, *command(job, pipeline))
 
 
 def remount(disk: Path, how: str) -> None:

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.faults.pipeline import (
+    CONF,
     Pipeline,
     Rows,
     all_rows,
     clear,
     done,
+    done_here,
     ended,
     kill,
     named,
@@ -32,11 +34,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
 MOMENTS = 20
 
 
-def test_drivers(
-    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
-) -> None:
-    pipeline, before, (after, seconds) = base.copy(tmp_path / "p"), published(base.root), longer
+def test_drivers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
+    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
     moments, now = random.Random(1), before
+    begin = time.monotonic()
+    done(submit("prepare", pipeline.yaml))
+    seconds = time.monotonic() - begin
     for moment in range(MOMENTS):
         with tally.fault("driver killed") as counts:
             log = [pipeline.longer_log] if now == before else []
@@ -48,7 +51,7 @@ def test_drivers(
             ended(run)
             now = whole(counts, pipeline.root, before, after)
     for wanted, log in ((after, [pipeline.longer_log]), (before, [])):
-        done(submit("prepare", pipeline.yaml, *log))
+        done_here(spark, "prepare", pipeline.yaml, *log)
         found = published(pipeline.root)
         tally.faults["driver killed"].compare(all_rows(wanted), all_rows(found))
     assert not what_stays(spark, pipeline.root)
@@ -70,7 +73,7 @@ def test_drivers_that_append(spark, base: Pipeline, tally: Tally, tmp_path: Path
             ended(run)
             if whole(counts, pipeline.root, before, after) == after:
                 pipeline = base.copy(tmp_path / f"p{moments.random()}")
-    done(submit("prepare", pipeline.yaml, *append))
+    done_here(spark, "prepare", pipeline.yaml, *append)
     found = published(pipeline.root)
     tally.faults["driver killed while it appends"].compare(all_rows(after), all_rows(found))
     assert not what_stays(spark, pipeline.root)
@@ -78,12 +81,10 @@ def test_drivers_that_append(spark, base: Pipeline, tally: Tally, tmp_path: Path
 
 def test_scorers(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
     pipeline = base.copy(tmp_path / "p")
-    wanted = {}
-    seconds = 0.0
-    for k in (5, 6):
-        begin = time.monotonic()
-        done(submit("score", pipeline.yaml, f"score.top_k={k}", "score.parts=1"))
-        seconds, wanted[k] = time.monotonic() - begin, published(pipeline.root)
+    wanted = {5: published(pipeline.root)}
+    begin = time.monotonic()
+    done(submit("score", pipeline.yaml, "score.top_k=6", "score.parts=1"))
+    seconds, wanted[6] = time.monotonic() - begin, published(pipeline.root)
     moments, now = random.Random(3), 6
     went_on = 0
     for _ in range(MOMENTS):
@@ -95,17 +96,15 @@ def test_scorers(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
             went_on += "parts are there from a run that was interrupted" in said
             now = 5 if whole(counts, pipeline.root, *wanted.values()) == wanted[5] else 6
     for k in (5, 6):
-        done(submit("score", pipeline.yaml, f"score.top_k={k}"))
+        done_here(spark, "score", pipeline.yaml, f"score.top_k={k}")
         found = published(pipeline.root)
         tally.faults["scorer killed"].compare(all_rows(wanted[k]), all_rows(found))
     assert went_on
     assert not what_stays(spark, pipeline.root)
 
 
-def test_python_workers(
-    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
-) -> None:
-    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer[0]
+def test_python_workers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
+    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
     moments, kind, now = random.Random(4), "Python worker killed", before
     while tally.faults.get(kind, Kind()).tried < MOMENTS:
         log = [pipeline.longer_log] if now == before else []
@@ -155,12 +154,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def test_executors(
     spark,
     base: Pipeline,
-    longer: tuple[Rows, float],
+    longer: Rows,
     cluster: Cluster,
     tally: Tally,
     tmp_path: Path,
 ) -> None:
-    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer[0]
+    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
     moments, kind, now = random.Random(6), "executor killed", before
     while tally.faults.get(kind, Kind()).tried < MOMENTS:
         log = [pipeline.longer_log] if now == before else []
@@ -183,7 +182,8 @@ def test_executors(
 
 
 def submitted(cluster: Cluster, pipeline: Pipeline, *log: str) -> list[str]:
-    return cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
+    first, *rest = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
+    return [first, *CONF, *rest]
 
 
 def executors_of(cluster: Cluster):

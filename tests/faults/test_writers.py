@@ -8,7 +8,7 @@ from tests.faults.pipeline import (
     Pipeline,
     Rows,
     all_rows,
-    done,
+    done_here,
     ended,
     published,
     started,
@@ -29,9 +29,7 @@ def at_once(*commands: list[str]) -> list[str]:
     return [said for _, said in endings]
 
 
-def test_two_prepares(
-    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
-) -> None:
+def test_two_prepares(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     with tally.fault("two prepares at once") as counts:
         said = at_once(
@@ -39,17 +37,17 @@ def test_two_prepares(
             submit("prepare", pipeline.yaml, pipeline.longer_log),
         )
         assert "prepare: waiting for process" in "".join(said)
-        whole(counts, pipeline.root, before, longer[0])
+        whole(counts, pipeline.root, before, longer)
         assert not what_stays(spark, pipeline.root)
 
 
-def test_two_appends(base: Pipeline, tally: Tally, tmp_path: Path) -> None:
+def test_two_appends(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
     log = Path(base.new_rows.split("=")[1])
     files = sorted(log.glob("*.parquet"))
     batches = [("mode=append", f"source.interactions.path={file}") for file in files[:2]]
     straight = base.copy(tmp_path / "straight")
     for batch in batches:
-        done(submit("prepare", straight.yaml, *batch))
+        done_here(spark, "prepare", straight.yaml, *batch)
     pipeline = base.copy(tmp_path / "p")
     with tally.fault("two appends at once") as counts:
         at_once(*(submit("prepare", pipeline.yaml, *batch) for batch in batches))
@@ -59,7 +57,7 @@ def test_two_appends(base: Pipeline, tally: Tally, tmp_path: Path) -> None:
 
 
 def test_prepare_beside_score(
-    spark, base: Pipeline, longer: tuple[Rows, float], tally: Tally, tmp_path: Path
+    spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path
 ) -> None:
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     with tally.fault("prepare beside score") as counts:
@@ -67,7 +65,7 @@ def test_prepare_beside_score(
             submit("prepare", pipeline.yaml, pipeline.longer_log), submit("score", pipeline.yaml)
         )
         # The model's spec is the old one, and so are the tables that are scored.
-        whole(counts, pipeline.root, longer[0] | {"scores": before["scores"]})
+        whole(counts, pipeline.root, longer | {"scores": before["scores"]})
         assert not what_stays(spark, pipeline.root)
 
 
@@ -76,7 +74,7 @@ def test_two_scores(spark, base: Pipeline, tally: Tally, tmp_path: Path, other: 
     pipeline, straight = base.copy(tmp_path / "p"), base.copy(tmp_path / "straight")
     states = []
     for k in {5, other}:
-        done(submit("score", straight.yaml, f"score.top_k={k}"))
+        done_here(spark, "score", straight.yaml, f"score.top_k={k}")
         states.append(published(straight.root))
     with tally.fault("two scores at once") as counts:
         at_once(*(submit("score", pipeline.yaml, f"score.top_k={k}") for k in (5, other)))
