@@ -18,7 +18,7 @@ report: setup ## a page about the demo's run: build/movielens/report.html
 test: setup ## run the tests, two files at a time
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-faults: setup ## kill training processes at many moments and see that nothing is lost
+test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about 40 minutes)
 	pytest -m faults
 
 bench: bench-features bench-train bench-score ## measure everything side by side with its peers, into build/bench/

@@ -7,7 +7,7 @@ step, rank).
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from time import monotonic
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from afm import checkpoint
+from afm.alone import alone
 from afm.artifact import Epoch, Manifest, Shares, libraries, revision, save, write
 from afm.checkpoint import Checkpoint, Position, Writer
 from afm.errors import DivergedError
@@ -83,6 +84,15 @@ def train(
     # What is wrong with tables or folders is wrong for all ranks; the leader alone says so.
     with ranks.leader_first():
         plan = make_plan(config, ranks.rank, ranks.size)
+    # Ranks of a run whose horovodrun was killed may be at it still.
+    with alone(plan.folder, "train") if ranks.leads else nullcontext():
+        return _train(plan, ranks, progress, device, watch)
+
+
+def _train(
+    plan: Plan, ranks: Ranks, progress: Progress, device: torch.device, watch: Watch
+) -> Manifest:
+    """Trains, or does nothing if the run is finished."""
     manifest = finished_run(plan) if ranks.leads else None
     if shared := ranks.share(manifest.model_dump_json() if manifest else ""):
         if ranks.leads:
@@ -92,7 +102,7 @@ def train(
     trainee = _start(plan, ranks, device)
     if ranks.leads and trainee.position != Position():
         progress.note(f"resuming run {plan.folder.name} {_reached(trainee.position)}")
-    settings = config.train
+    settings = plan.config.train
     names = settings.logs if ranks.leads else ()
     with open_logs(names, plan, trainee.position.curves) as logs:
         with Writer(plan.folder) as writer, ExitStack() as reading:

@@ -14,6 +14,7 @@ from conf.schema import Config, Section
 from conf.secrets import redacted
 from features.errors import DataError, cause_of, unreadable_file
 from jobs import events
+from jobs.failures import explained
 
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
@@ -44,7 +45,7 @@ def run(
         print((usage or "").strip(), file=sys.stderr)
         events.tell("error", message="called without a configuration")
         sys.exit(2)
-    config = None
+    config: Section | None = None
     try:
         config = load(arguments[0], arguments[1:], schema, own)
         main(config)
@@ -105,10 +106,13 @@ def message(error: Exception, config: Section | None = None) -> str:
     Returns:
         A text, mostly of one line.
     """
-    return redacted(_said(error), config if isinstance(config, Config) else None)
+    of_pipeline = config if isinstance(config, Config) else None
+    return redacted(_said(error, of_pipeline), of_pipeline)
 
 
-def _said(error: Exception) -> str:
+def _said(error: Exception, config: Config | None) -> str:
+    if known := explained(str(error), config):
+        return known
     if expected(error):
         return str(error)
     if said := unreadable_file(error):

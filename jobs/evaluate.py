@@ -19,6 +19,7 @@ import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession, Window
 from pyspark.sql import functions as F
 
+from afm.alone import alone
 from afm.artifact import Artifact, load
 from afm.forward import Parameters, forward
 from afm.link import to_probability
@@ -96,7 +97,8 @@ def _evaluate(spark: SparkSession, config: Config) -> None:
         "features": str(prepared.versions["features"]),
         **{f"model.{name}": run for name, run in runs.items()},
     }
-    versions = {"metrics": tables.write(frame.coalesce(1), root, "metrics", metadata)}
+    with alone(root, "metrics"):
+        versions = {"metrics": tables.write(frame.coalesce(1), root, "metrics", metadata)}
     print(report(measured, "rows" if prepared.weight is None else "rows by weight"))
     ranked: Mapping[str, RankingMetrics] = {}
     if config.evaluate.ranking:
@@ -131,7 +133,8 @@ def write_rankings(
     ]
     numbers = "hit_rate DOUBLE, recall DOUBLE, ndcg DOUBLE, coverage DOUBLE, users BIGINT"
     frame = spark.createDataFrame(rows, f"model STRING, run STRING, k INT, {numbers}")
-    return tables.write(frame.coalesce(1), config.tables.root, "rankings", metadata)
+    with alone(config.tables.root, "metrics"):
+        return tables.write(frame.coalesce(1), config.tables.root, "rankings", metadata)
 
 
 def report_rankings(found: Mapping[str, RankingMetrics], k: int) -> str:

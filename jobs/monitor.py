@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from afm.alone import alone
 from afm.artifact import Artifact, load
 from afm.metrics import State, compute
 from conf.schema import Config, MonitorConfig
@@ -85,7 +86,8 @@ def main(config: Config) -> None:
         )
         rows = features.now.count()
         found = list(compare(config, prepared, features, interactions, artifact))
-        version = keep(spark, config, batch, rows, artifact, found)
+        with alone(root, "monitor"):
+            version = keep(spark, config, batch, rows, artifact, found)
     print(report(batch, rows, found))
     alarms = [finding for finding in found if finding.alarm]
     events.tell(

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from pyspark.sql import Row
 
+from afm.alone import alone
 from conf.schema import Config
 from conf.secrets import masked
 from features import tables
@@ -38,7 +39,7 @@ def main(config: Config) -> None:
         events.tell("step", step=line)
 
     root = config.tables.root
-    with session("prepare") as spark:
+    with session("prepare") as spark, alone(root, "prepare"):
         prepared = _MODES[config.prepare.mode](spark, config, report)
         quality = tables.read(spark, root, "quality", prepared.versions["quality"])
         findings = quality.collect()

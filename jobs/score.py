@@ -26,6 +26,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from afm.alone import alone
 from afm.artifact import Artifact, load
 from afm.plan_report import describe_plan
 from conf.schema import Config, digest
@@ -78,7 +79,8 @@ def _score(spark: SparkSession, config: Config) -> None:
         events.tell("result", plan=text)
         return
     metadata = describe(config, prepared, model)
-    version, kept = score(spark, config, prepared, users, items, metadata)
+    with alone(root, "score"):
+        version, kept = score(spark, config, prepared, users, items, metadata)
     print(
         f"score: {kept.rows:,} recommendations for {kept.users:,} users out of "
         f"{len(items.table):,} items in {time.monotonic() - started:.0f} s, "
