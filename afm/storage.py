@@ -1,0 +1,65 @@
+"""Where files lie: the one place that opens those which a Delta log names.
+
+delta-rs and Petastorm each know URLs of their own. What both need for S3 comes from the environment
+that Amazon's tools use: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION, and AWS_ENDPOINT_URL
+for a server of one's own; docs/s3.md has it all.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from fsspec.implementations.arrow import ArrowFSWrapper
+from petastorm.fs_utils import get_filesystem_and_path_or_paths
+from pyarrow.fs import S3FileSystem
+
+from conf.schema import is_url
+
+
+def table_uri(root: str, name: str) -> str:
+    """Where a table lies: below a URL, or below a folder that need not be absolute."""
+    if is_url(root):
+        return f"{root.rstrip('/')}/{name}"
+    return str(Path(root).resolve() / name)
+
+
+def open_files(urls: Sequence[str]) -> tuple[Any, list[str]]:
+    """Finds the file system of some files.
+
+    Args:
+        urls: Of the files, all on the same one.
+
+    Returns:
+        The file system, as Petastorm takes it, and the files' paths on it.
+
+    Raises:
+        OSError: It cannot be reached.
+        ValueError: Nobody knows such URLs.
+    """
+    if urlsplit(urls[0]).scheme in ("s3", "s3a"):
+        return _s3(), [url.partition("://")[2] for url in urls]
+    quieten_petastorm()
+    filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
+    return filesystem, paths
+
+
+def quieten_petastorm() -> None:
+    """It uses what pyarrow 14 calls deprecated, dozens of times per file."""
+    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+
+
+@cache
+def _s3() -> ArrowFSWrapper:
+    """S3 by pyarrow, which finds credentials itself. Petastorm's own way needs s3fs."""
+    endpoint = urlsplit(os.environ.get("AWS_ENDPOINT_URL", ""))
+    return ArrowFSWrapper(
+        S3FileSystem(
+            region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION"),
+            scheme=endpoint.scheme or None,
+            endpoint_override=endpoint.netloc or None,
+        )
+    )
