@@ -47,6 +47,23 @@ def open_files(urls: Sequence[str]) -> tuple[Any, list[str]]:
     return filesystem, paths
 
 
+def files_below(uri: str) -> dict[str, int]:
+    """The files of a table, whether its log names them or not.
+
+    Args:
+        uri: Where it lies.
+
+    Returns:
+        Their sizes in bytes, by path within the table.
+    """
+    if not is_url(uri):
+        files = [path for path in Path(uri).rglob("*") if path.is_file()]
+        return {path.relative_to(uri).as_posix(): path.stat().st_size for path in files}
+    filesystem, (root,) = open_files([uri])
+    found = filesystem.find(root, detail=True)
+    return {name.removeprefix(f"{root}/"): about["size"] for name, about in found.items()}
+
+
 def quieten_petastorm() -> None:
     """It uses what pyarrow 14 calls deprecated, dozens of times per file."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
