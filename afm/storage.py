@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 from petastorm.fs_utils import get_filesystem_and_path_or_paths
+from pyarrow.filesystem import FileSystem
 from pyarrow.fs import S3FileSystem
 
 from conf.schema import is_url
@@ -40,10 +43,12 @@ def open_files(urls: Sequence[str]) -> tuple[Any, list[str]]:
         OSError: It cannot be reached.
         ValueError: Nobody knows such URLs.
     """
-    if urlsplit(urls[0]).scheme in ("s3", "s3a"):
-        return _s3(), [url.partition("://")[2] for url in urls]
+    if _on_s3(urls[0]):
+        return _Files(_s3()), [url.partition("://")[2] for url in urls]
     quieten_petastorm()
     filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
+    if isinstance(filesystem, AbstractFileSystem):
+        filesystem = _Files(filesystem)
     return filesystem, paths
 
 
@@ -59,7 +64,7 @@ def files_below(uri: str) -> dict[str, int]:
     if not is_url(uri):
         files = [path for path in Path(uri).rglob("*") if path.is_file()]
         return {path.relative_to(uri).as_posix(): path.stat().st_size for path in files}
-    filesystem, (root,) = open_files([uri])
+    filesystem, root = (_s3(), uri.partition("://")[2]) if _on_s3(uri) else url_to_fs(uri)
     found = filesystem.find(root, detail=True)
     return {name.removeprefix(f"{root}/"): about["size"] for name, about in found.items()}
 
@@ -67,6 +72,35 @@ def files_below(uri: str) -> dict[str, int]:
 def quieten_petastorm() -> None:
     """It uses what pyarrow 14 calls deprecated, dozens of times per file."""
     warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
+
+
+class _Files(FileSystem):  # type: ignore[misc]
+    """Files that a log names, by the interface that Petastorm makes pyarrow 14 use.
+
+    Petastorm hands on what fsspec gives, which that interface takes for the new one and refuses.
+    """
+
+    def __init__(self, files: AbstractFileSystem) -> None:
+        self._files = files
+
+    def open(self, path: str, mode: str = "rb") -> Any:
+        return self._files.open(path, mode=mode)
+
+    def isfile(self, path: str) -> bool:
+        return True  # the log says so
+
+    def isdir(self, path: str) -> bool:
+        return False
+
+    def exists(self, path: str) -> bool:
+        return True
+
+    def _isfilestore(self) -> bool:
+        return False
+
+
+def _on_s3(url: str) -> bool:
+    return urlsplit(url).scheme in ("s3", "s3a")
 
 
 @cache

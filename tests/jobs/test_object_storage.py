@@ -156,6 +156,9 @@ def on_s3(folder: Path, server: Server, spark_conf: Path, config_file: Path) -> 
     spark("score")
     scored = {name: server.table(name) for name in ("scores", "metrics")}
     spark("prepare", "mode=append", f"source.interactions.path={folder / 'day.parquet'}")
+    tidy = ("python", "jobs/maintain.py", *where, "retention_hours=0", "compact_files=1")
+    assert "files became" in command(*tidy, **server.variables).stdout
+    assert "removed 0 files" in command(*tidy, **server.variables).stdout
     spark("score", "mode=changed")
     return Outcome(prepared, scored, {name: server.table(name) for name in [*TABLES, "scores"]})
 
@@ -215,5 +218,7 @@ def test_results_are_those_of_a_folder(on_s3, in_a_folder, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*TABLES, "scores"])
-def test_an_appended_day_changes_what_it_changes_in_a_folder(on_s3, in_a_folder, name: str) -> None:
+def test_a_day_appended_and_tidied_up_ends_as_one_in_a_folder(
+    on_s3, in_a_folder, name: str
+) -> None:
     pd.testing.assert_frame_equal(on_s3.appended[name], in_a_folder.appended[name])
