@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo report test test-faults bench bench-features bench-train bench-score bench-accuracy peers lint lock dist clean
+.PHONY: help setup demo report test test-faults bench bench-features bench-growth bench-train bench-score bench-accuracy peers lint lock dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -18,8 +18,11 @@ report: setup ## a page about the demo's run: build/movielens/report.html
 test: setup ## run the tests, two files at a time
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-faults: setup ## kill training processes at many moments and see that nothing is lost
+test-faults: setup ## kill processes at many moments, run on S3 and on and on, and see that nothing is lost
 	pytest -m faults
+
+bench-growth: setup ## prepare of a million rows to a hundred million (about an hour; 20 GB of disk)
+	python -m benchmarks.bench_growth
 
 bench: bench-features bench-train bench-score ## measure everything side by side with its peers, into build/bench/
 

@@ -7,13 +7,15 @@ Each size is the real command, `spark-submit … jobs/prepare.py`, on a log of P
 user, an item, a time, a label and three fields; there is a user for each hundred rows and 50,000
 items. The log is made before the clock starts and, with the tables, removed afterwards. Every half
 second the resident memory of the command and all that it started is added up, with pages that
-several processes share counted by each of them, so that a peak is an upper bound.
+several processes share counted by each of them, so that a peak is an upper bound. Time in which the
+whole of it was held, as on a machine that was put to sleep, does not count.
 
 Sizes that were measured before stay in build/bench/growth.json, so that they can be measured one
 at a time.
 """
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -45,6 +47,8 @@ class Grown:
 
     rows: int
     seconds: float
+    cpu_seconds: float
+    """Of all cores, in all processes."""
     rows_per_second: float
     peak_gib: float
     """Resident memory of all processes."""
@@ -96,19 +100,21 @@ def measure(rows: int, driver: str) -> Grown:
         config = make_log(folder, rows)
         submit = f"spark-submit --properties-file conf/spark.conf --driver-memory {driver}"
         submit += f" --conf spark.local.dir={folder / 'scratch'} jobs/prepare.py {config}"
-        started = time.perf_counter()
+        before, looked = cpu_seconds(), time.perf_counter()
         process = subprocess.Popen(submit.split())
-        memory = scratch = 0
+        seconds, memory, scratch = 0.0, 0, 0
         while process.poll() is None:
             memory = max(memory, resident(process.pid))
             scratch = max(scratch, size_of(folder / "scratch"))
             time.sleep(EVERY)
-        seconds = time.perf_counter() - started
+            now = time.perf_counter()
+            seconds, looked = seconds + min(now - looked, 20 * EVERY), now
         if process.returncode:
             raise RuntimeError(f"prepare of {rows:,} rows failed with {process.returncode}")
         return Grown(
             rows=rows,
             seconds=round(seconds, 1),
+            cpu_seconds=round(cpu_seconds() - before, 1),
             rows_per_second=round(rows / seconds),
             peak_gib=gib(memory),
             log_gib=gib(size_of(folder / "log")),
@@ -192,6 +198,12 @@ def resident(pid: int) -> int:
     return total
 
 
+def cpu_seconds() -> float:
+    """Seconds of the processor that commands which have ended took, with all that they started."""
+    taken = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return taken.ru_utime + taken.ru_stime
+
+
 def size_of(folder: Path) -> int:
     """Bytes of the files below a folder, some of which may go while it is looked at."""
     total = 0
@@ -211,9 +223,9 @@ def gib(size: int) -> float:
 def describe(run: Grown) -> str:
     """A line of what was measured."""
     return (
-        f"{run.rows:>12,} rows  {run.seconds:>6.1f} s  {run.rows_per_second:>9,.0f} rows/s  "
-        f"peak {run.peak_gib:.2f} GiB, log {run.log_gib:.2f}, tables {run.tables_gib:.2f}, "
-        f"scratch {run.scratch_gib:.2f}"
+        f"{run.rows:>12,} rows  {run.seconds:>6.1f} s ({run.cpu_seconds:,.0f} s of the cores)  "
+        f"{run.rows_per_second:>9,.0f} rows/s  peak {run.peak_gib:.2f} GiB, "
+        f"log {run.log_gib:.2f}, tables {run.tables_gib:.2f}, scratch {run.scratch_gib:.2f}"
     )
 
 

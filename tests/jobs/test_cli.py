@@ -20,6 +20,7 @@ JOBS = (
     "monitor",
     "synthesize",
     "init",
+    "maintain",
     "doctor",
 )
 
