@@ -22,7 +22,7 @@ test-faults: setup ## kill processes at many moments, run on S3 and on and on, a
 	pytest -m faults
 
 bench-growth: setup ## prepare of a million rows to a hundred million (about an hour; 20 GB of disk)
-	python -m benchmarks.bench_growth
+	python benchmarks/bench_growth.py
 
 bench: bench-features bench-train bench-score ## measure everything side by side with its peers, into build/bench/
 

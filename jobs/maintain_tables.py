@@ -106,18 +106,14 @@ def pinned(root: str, models: Iterable[Manifest]) -> dict[str, set[int]]:
         which `score mode=changed` compares; and those that the monitor compares.
     """
     found: defaultdict[str, set[int]] = defaultdict(set)
-    specs: set[str | None] = {None}
-    for model in models:
-        specs.add(model.spec_hash)
-        if model.features.path == table_uri(root, "features"):
-            found["features"].add(model.features.version)
     commits = _commits(root, "prepared")
-    for spec in specs:
-        version = next((v for v, said in commits if spec in (None, said.get("spec"))), None)
-        if version is not None:
-            found["prepared"].add(version)
-            for name, pin in _prepared_at(root, version)["versions"].items():
-                found[name].add(pin)
+    newest_with = {said.get("spec"): version for version, said in reversed(commits)}
+    trained = [model for model in models if model.spec_hash in newest_with]
+    found["features"] |= {model.features.version for model in trained}
+    for version in {commits[0][0], *(newest_with[model.spec_hash] for model in trained)}:
+        found["prepared"].add(version)
+        for name, pin in _prepared_at(root, version)["versions"].items():
+            found[name].add(pin)
     for _, said in _commits(root, "scores"):
         if said.get("job") == "score":
             for name in ("users", "items", "features"):
@@ -175,8 +171,11 @@ def _commits(root: str, name: str) -> list[tuple[int, dict[str, str]]]:
     uri = table_uri(root, name)
     if not DeltaTable.is_deltatable(uri):
         return []
-    history = DeltaTable(uri).history()
-    return [(c["version"], json.loads(c.get("userMetadata") or "{}")) for c in history]
+    return [
+        (commit["version"], json.loads(commit.get("userMetadata") or "{}"))
+        for commit in DeltaTable(uri).history()
+        if commit["operation"] not in _VACUUM
+    ]
 
 
 def _prepared_at(root: str, version: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from deltalake import DeltaTable
 import jobs.maintain
 import jobs.monitor
 import jobs.score
-from afm.artifact import MANIFEST, TableVersion, read_manifest
+from afm.artifact import read_manifest
 from afm.reader import open_part
 from afm.slots import Layout
 from afm.storage import table_uri
@@ -71,13 +71,6 @@ def fresh(base: Config, tmp_path: Path) -> Callable[[str], Config]:
     def copy(name: str) -> Config:
         root = tmp_path / name
         shutil.copytree(base.tables.root, root, symlinks=True)
-        for path in (root / "models").rglob(MANIFEST):
-            manifest = read_manifest(path.parent)
-            assert manifest is not None
-            features = TableVersion(path=table_uri(str(root), "features"), version=0)
-            moved = manifest.model_copy(update={"features": features})
-            if path.parent.name == "old" and not path.parent.is_symlink():
-                path.write_text(moved.model_dump_json())
         return base.model_copy(
             update={"tables": base.tables.model_copy(update={"root": str(root)})}
         )
