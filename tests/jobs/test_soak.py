@@ -44,13 +44,14 @@ def config_of(folder: Path, log: str) -> Config:
 
 
 def one_round(spark: Any, folder: Path, number: int) -> None:
-    """A log like the last one, prepared anew; a day more; a model, its scores; and tidying up."""
+    """A log like the last one, prepared anew; a day more, at times; a model; its scores; tidying."""
     log = small_log(rows=700).sample(frac=1, random_state=number)
     log.iloc[:600].to_parquet(folder / "log.parquet", index=False)
     log.iloc[600:].to_parquet(folder / "day.parquet", index=False)
     config = config_of(folder, "log.parquet")
     prepare(spark, config)
-    append(spark, config_of(folder, "day.parquet"))
+    if number % 5 == 0:
+        append(spark, config_of(folder, "day.parquet"))
     train(config, Ranks(), Progress(io.StringIO()), torch.device("cpu"))
     jobs.score.main(config)
     jobs.maintain.main(config)
