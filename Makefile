@@ -1,7 +1,7 @@
 SHELL := /bin/bash
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 
-.PHONY: help setup demo report test test-faults bench bench-features bench-train bench-score bench-accuracy peers lint lock docs dist clean
+.PHONY: help setup demo report test test-faults bench bench-features bench-growth bench-train bench-score bench-accuracy peers lint lock docs dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,9 @@ test: setup ## run the tests, two files at a time
 
 test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about 40 minutes)
 	pytest -m faults
+
+bench-growth: setup ## prepare of a million rows to a hundred million (about an hour; 20 GB of disk)
+	python benchmarks/bench_growth.py
 
 bench: bench-features bench-train bench-score ## measure everything side by side with its peers, into build/bench/
 

@@ -20,7 +20,6 @@ from typing import Any, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from petastorm.arrow_reader_worker import ArrowReaderWorker
-from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from petastorm.reader import Reader
 from petastorm.workers_pool.thread_pool import ThreadPool
 from pyarrow import ArrowException
@@ -28,7 +27,8 @@ from pyarrow import ArrowException
 from afm.errors import TableError
 from afm.order import Course, Leg, Shuffle, chart
 from afm.slots import Layout, slots_of_fields
-from afm.tables import footers_of, quieten_petastorm
+from afm.storage import open_files, quieten_petastorm
+from afm.tables import footers_of
 from conf.schema import Split
 from features.spec import LABEL, WEIGHT
 
@@ -166,7 +166,7 @@ class _Chosen(Reader):  # type: ignore[misc]
 
     def __init__(self, urls: Sequence[str], columns: Sequence[str], chosen: Sequence[int]) -> None:
         self._chosen = list(chosen)
-        filesystem, paths = get_filesystem_and_path_or_paths(list(urls))
+        filesystem, paths = open_files(urls)
         super().__init__(
             filesystem,
             paths,

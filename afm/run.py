@@ -15,7 +15,8 @@ from afm.errors import ArtifactError, TrainError
 from afm.pretrained import Pretrained, find_pretrained
 from afm.reader import Part, open_part
 from afm.slots import Layout
-from afm.tables import read_prepared, table_uri
+from afm.storage import table_uri
+from afm.tables import read_prepared
 from conf.schema import Config
 from conf.secrets import masked
 from features.spec import Prepared

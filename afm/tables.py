@@ -4,22 +4,20 @@ The Delta log knows the files of a version (a folder scan would also read remove
 file's footer its rows. Neither needs Java.
 """
 
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 from urllib.parse import unquote
 
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
-from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from pyarrow import ArrowException, parquet
 from pydantic import ValidationError
 
 from afm.errors import TableError
-from conf.schema import Split, is_url
+from afm.storage import open_files, table_uri
+from conf.schema import Split
 from features.spec import LABEL, ROW, SPLIT, Prepared
 
 
@@ -61,13 +59,6 @@ def read_prepared(root: str) -> Prepared:
     return prepared
 
 
-def table_uri(root: str, name: str) -> str:
-    """Where a table lies: below a URL, or below a folder that need not be absolute."""
-    if is_url(root):
-        return f"{root.rstrip('/')}/{name}"
-    return str(Path(root).resolve() / name)
-
-
 @dataclass(frozen=True)
 class Footer:
     """What the end of a Parquet file tells."""
@@ -88,12 +79,11 @@ class Footer:
             TableError: The file cannot be read.
         """
         try:
-            quieten_petastorm()
-            filesystem, path = get_filesystem_and_path_or_paths(url)
+            filesystem, (path,) = open_files([url])
             with filesystem.open(path) as file:
                 metadata = parquet.read_metadata(file)
         except (OSError, ArrowException) as error:
-            reason = error.strerror if isinstance(error, OSError) else error
+            reason = getattr(error, "strerror", None) or error
             raise TableError(
                 f"cannot read {url}, which the table lists ({reason}). If files were vacuumed or "
                 "deleted, run jobs/prepare.py again"
@@ -133,11 +123,6 @@ def footers_of(root: str, version: int, split: Split, columns: Sequence[str]) ->
     with ThreadPoolExecutor(16) as pool:
         footers = pool.map(Footer.of, urls)
     return sorted(footers, key=lambda footer: (footer.first_row, footer.url))
-
-
-def quieten_petastorm() -> None:
-    """It uses what pyarrow 14 calls deprecated, dozens of times per file."""
-    warnings.filterwarnings("ignore", category=FutureWarning, module="petastorm")
 
 
 def _open(uri: str, version: int | None) -> DeltaTable:

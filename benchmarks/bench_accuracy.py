@@ -29,7 +29,8 @@ from deltalake import DeltaTable
 
 from afm.errors import TableError
 from afm.slots import from_arrow
-from afm.tables import read_prepared, table_uri
+from afm.storage import table_uri
+from afm.tables import read_prepared
 from benchmarks.accuracy.laboratory import Laboratory, laboratory
 from benchmarks.accuracy.table import markdown
 from benchmarks.accuracy.trials import MODELS, SIZE, Trial, draw, switches

@@ -847,6 +847,29 @@ class MonitorConfig(Section):
     auc: float = Field(0.05, ge=0, description="How far the model's AUC may fall.")
 
 
+class MaintainConfig(Section):
+    """What `jobs/maintain.py` tidies up."""
+
+    dry_run: bool = Field(False, description="Say what would be done, and do nothing.")
+    retention_hours: int = Field(
+        168,
+        ge=0,
+        description="So long the tables' files stay that no version needs any more. Files of a job "
+        "that is under way are such, too: more than the longest job takes.",
+    )
+    compact_files: int = Field(
+        100,
+        ge=1,
+        description="Compact `interactions`, `features` and `quarantine` if they have more files.",
+    )
+    keep_models: int | None = Field(
+        None,
+        ge=1,
+        description="Keep so many finished runs of each kind of model, the newest and `latest`; "
+        "remove the others, and runs that were given up. All stay if left out.",
+    )
+
+
 class Tables(Section):
     """Where our own tables and models live."""
 
@@ -890,6 +913,7 @@ class Config(Section):
     score: ScoreConfig = Field(default_factory=ScoreConfig)
     report: ReportConfig = Field(default_factory=ReportConfig)
     monitor: MonitorConfig = Field(default_factory=MonitorConfig)
+    maintain: MaintainConfig = Field(default_factory=MaintainConfig)
     tables: Tables
 
     @model_validator(mode="after")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config
+from conf.schema import Config, is_url
 from features import tables
 from features.accept import Report, accept, batch_name, fingerprint
 from features.clean import join_sides
@@ -118,7 +118,7 @@ def learn_and_publish(
     spark.sparkContext.setJobDescription(f"learning from {rows['train']:,} training rows")
     spec, vocabulary = fit(spark, config, groups or interactions, written.split)
     metadata = written.metadata | {"spec": spec.hash}
-    if groups is None or vocabulary.large:
+    if groups is None or is_url(root) or vocabulary.large:
         version = tables.write(vocabulary.frame(spark), root, "vocabulary", metadata)
     else:
         version = tables.write_arrow(vocabulary.held, root, "vocabulary", metadata)

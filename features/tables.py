@@ -23,7 +23,8 @@ from pyarrow import parquet
 from pyarrow.parquet import FileMetaData
 from pydantic import ValidationError
 from pyspark.errors import PySparkException
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
+from pyspark.sql import functions as F
 
 from conf.schema import Config
 from features.errors import DataError, cause_of
@@ -253,8 +254,14 @@ def restore(spark: SparkSession, root: str, name: str, version: int) -> None:
 
 def newest_version(spark: SparkSession, root: str, name: str) -> int:
     """The newest version of one of our tables, which must be there."""
-    (newest,) = DeltaTable.forPath(spark, table_path(root, name)).history(1).collect()
-    return int(newest["version"])
+    return int(newest_commit(spark, root, name)["version"])
+
+
+def newest_commit(spark: SparkSession, root: str, name: str) -> Row:
+    """The newest commit of one of our tables, as Delta tells it; VACUUM is none, for rows stay."""
+    log = DeltaTable.forPath(spark, table_path(root, name)).history()
+    commits = log.where(~F.startswith("operation", F.lit("VACUUM")))
+    return commits.orderBy(F.desc("version")).limit(1).collect()[0]
 
 
 def new_rows(spark: SparkSession, root: str, name: str, before: int, after: int) -> DataFrame:

@@ -28,7 +28,7 @@ FOLDER = Path(jobs.__path__[0])
 
 ON_SPARK = ("prepare", "train_on_spark", "evaluate", "score", "monitor", "synthesize")
 ON_RANKS = ("train", "tune")
-PLAIN = ("init", "report", "doctor")
+PLAIN = ("init", "report", "maintain", "doctor")
 
 SPARK_OPTIONS: list[click.Parameter] = [
     click.Option(

@@ -39,7 +39,7 @@ from jobs import events
 from jobs.door import run
 from jobs.progress import step
 from jobs.score_changes import Changes, best_rows, find_changes
-from jobs.score_files import Written, writes_files
+from jobs.score_files import Written, by_range, tasks_for, writes_files
 from jobs.score_parts import close_run, default_parts, open_run, says_run, score_parts
 from jobs.scoring_tasks import (
     CONTEXT,
@@ -185,7 +185,8 @@ def score(
         if not writes_files(users, root):
             if config.score.parts not in (None, 1):
                 raise DataError("score.parts needs tables.root on a path that Python can write")
-            rows = map_in_arrow(placed, work, schema)
+            ranged = by_range(placed, tasks_for(placed, count), *order)
+            rows = map_in_arrow(ranged, work, schema)
             version = tables.write(rows, root, "scores", metadata)
             return version, count_rows(tables.read(spark, root, "scores", version))
         table = Path(tables.table_path(root, "scores"))

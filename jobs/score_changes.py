@@ -65,7 +65,7 @@ def find_changes(
     path = tables.table_path(root, "scores")
     if not DeltaTable.isDeltaTable(spark, path):
         return "there are no scores yet"
-    (last,) = DeltaTable.forPath(spark, path).history(1).collect()
+    last = tables.newest_commit(spark, root, "scores")
     said = json.loads(last["userMetadata"] or "{}")
     if said.get("job") != "score":
         return f"version {last['version']} of the scores is not of this job"

@@ -59,6 +59,16 @@ def writes_files(frame: DataFrame, root: str) -> bool:
     return not is_url(root) and all(uri.startswith("file:") for uri in frame.inputFiles())
 
 
+def tasks_for(users: DataFrame, count: int) -> int:
+    """Into how many ranges users are cut: enough for all cores, and none too large for a task.
+
+    Args:
+        users: What tasks get.
+        count: How many users.
+    """
+    return max(users.sparkSession.sparkContext.defaultParallelism, -(-count // USERS_PER_TASK))
+
+
 def by_range(frame: DataFrame, tasks: int, *order: str) -> DataFrame:
     """Rows in ranges of users, each task's sorted: a file holds a range, a row group a part of it.
 

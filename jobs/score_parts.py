@@ -29,7 +29,7 @@ from afm.artifact import replace_file
 from features.python_tasks import Work
 from features.spec import USER
 from jobs import events
-from jobs.score_files import USERS_PER_TASK, Written, by_range, joined, ranges, write_files
+from jobs.score_files import Written, by_range, joined, ranges, tasks_for, write_files
 
 _PAIRS_PER_CORE = 5_000_000_000
 """Pairs of a part for each core: about a minute's."""
@@ -131,9 +131,7 @@ def score_parts(
             done[part] = found
     if done:
         _say(f"{len(done)} of {parts} parts are there from a run that was interrupted")
-    tasks = max(
-        users.sparkSession.sparkContext.defaultParallelism, -(-count // parts // USERS_PER_TASK)
-    )
+    tasks = tasks_for(users, -(-count // parts))
     started, before = time.monotonic(), len(done)
     for part in range(parts):
         if part in done:

@@ -84,7 +84,8 @@ def read_recommendations(tables: Tables, config: Config, prepared: Prepared) -> 
     """
     if not tables.has("scores"):
         raise MissingStep("Nothing is recommended yet.", "score")
-    commit = tables.commits("scores")[0]
+    commits = tables.commits("scores")
+    commit = next((c for c in commits if c.about), commits[0])  # VACUUM's say nothing
     shown = tuple(f.name for f in config.fields if (f.side, f.encode) == ("item", "none"))
     every = tables.count("scores", commit.version)
     users = some_users(tables, commit.version, config.report.users)

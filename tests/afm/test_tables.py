@@ -13,7 +13,8 @@ from deltalake import DeltaTable, write_deltalake
 from afm.errors import TableError
 from afm.reader import Part, open_part
 from afm.slots import Layout
-from afm.tables import read_prepared, table_uri
+from afm.storage import table_uri
+from afm.tables import read_prepared
 from features.spec import FeatureSpec
 from tests.afm.planted import numbered, to_table, write_features, write_prepared
 

@@ -26,12 +26,17 @@ ENVIRONMENT = os.environ | {
 SUBMIT = ("spark-submit", "--properties-file", "conf/spark.conf")
 
 
-def command(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs a command in the project's folder and shows what it said if it fails."""
+def command(
+    *words: object, check: bool = True, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs a command in the project's folder and shows what it said if it fails.
+
+    Variables are added to its environment.
+    """
     result = subprocess.run(
         [str(word) for word in words],
         cwd=ROOT,
-        env=ENVIRONMENT,
+        env=ENVIRONMENT | variables,
         capture_output=True,
         text=True,
         timeout=500,

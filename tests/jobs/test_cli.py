@@ -21,6 +21,7 @@ JOBS = (
     "monitor",
     "synthesize",
     "init",
+    "maintain",
     "doctor",
 )
 
