@@ -4,6 +4,7 @@ Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, n pairs kept, K embeddi
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,7 +157,7 @@ def _looked(
 
 
 def _named(
-    parameters: Parameters, pairs: NDArray[np.integer], attention: Floats, contribution: Floats
+    parameters: Parameters, pairs: NDArray[np.integer[Any]], attention: Floats, contribution: Floats
 ) -> Explanation:
     inputs = parameters.layout.inputs
     i, j = (fields.astype(np.int16) for fields in np.triu_indices(len(inputs), 1))

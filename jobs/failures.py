@@ -71,7 +71,7 @@ class _Place(NamedTuple):
     @property
     def free(self) -> int:
         """Bytes."""
-        return psutil.disk_usage(str(self.there)).free
+        return int(psutil.disk_usage(str(self.there)).free)
 
     @property
     def is_read_only(self) -> bool:

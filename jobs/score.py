@@ -50,6 +50,7 @@ from jobs.scoring_tasks import (
     read_items,
     score_schema,
     with_places,
+    written_out,
 )
 from jobs.session import session
 
@@ -216,11 +217,11 @@ def _rows(
     """All rows of the table: what has to be scored is, the rest is taken over."""
     schema = score_schema(spark, config, prepared)
     scored = with_places(spark, config, prepared, changes.scored, items)
-    rows, kept = map_in_arrow(scored, ranker.rank, schema), changes.kept
+    rows, kept = map_in_arrow(scored, written_out(ranker.rank, schema), schema), changes.kept
     if len(changes.new_items):
         of_new = Ranker.of(spark, config, items, folder, changes.new_items, ranker.shifts)
         others = with_places(spark, config, prepared, changes.others, items)
-        more = map_in_arrow(others, of_new.rank, schema)
+        more = map_in_arrow(others, written_out(of_new.rank, schema), schema)
         kept = best_rows(kept.unionByName(more), config.score.top_k)
     # Ranges are found by a pass over all rows, which must not score anything twice.
     return rows.unionByName(kept).persist(StorageLevel.DISK_ONLY)

@@ -29,6 +29,7 @@ from features.cross_table import CrossTable
 from features.errors import DataError
 from features.expressions import parse, type_of
 from features.negatives import observed
+from features.python_tasks import Work
 from features.readable import readable_values
 from features.sources import read as read_source
 from features.spec import ITEM, SPLIT, UNSEEN, USER, Input, Prepared
@@ -456,6 +457,22 @@ def score_schema(spark: SparkSession, config: Config, prepared: Prepared) -> T.S
 def arrow_schema(schema: T.StructType) -> pa.Schema:
     """The same columns for Arrow."""
     return to_arrow_schema(schema, timestamp_utc=True)
+
+
+def written_out(work: Work, schema: T.StructType) -> Work:
+    """The same rows with each name written out: Spark reads no dictionaries within structs.
+
+    Args:
+        work: :meth:`Ranker.rank` of a ranker.
+        schema: Of the table.
+    """
+    columns = arrow_schema(schema)
+
+    def plain(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in work(batches):
+            yield from pa.Table.from_batches([batch]).cast(columns).to_batches()
+
+    return plain
 
 
 def _pairs(places: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
