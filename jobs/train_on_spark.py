@@ -8,8 +8,7 @@
 For clusters that have Spark and no ssh: TorchDistributor starts a rank in each of -np tasks, all at
 once. The training is that of horovodrun, and either goes on with a run of the other. Executors need
 the environment of make setup, this project included; tables and models lie on a path that all
-machines share. When an executor is lost, Spark starts the ranks again, and they go on after the
-last checkpoint.
+machines share. A run that was interrupted goes on after its last checkpoint.
 """
 
 import os
