@@ -16,6 +16,9 @@ from features.errors import DataError, cause_of, unreadable_file
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
 
+_LONGEST = 2_500
+"""Letters of a message."""
+
 
 def run(
     main: Callable[[Any], None],
@@ -65,7 +68,12 @@ def message(error: Exception, config: Section | None = None) -> str:
     Returns:
         A text, mostly of one line.
     """
-    return redacted(_said(error), config if isinstance(config, Config) else None)
+    said = redacted(_said(error), config if isinstance(config, Config) else None)
+    # It may name what the data holds.
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in said
+    )
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …"
 
 
 def _said(error: Exception) -> str:
