@@ -19,6 +19,9 @@ TRACE = "AFM_TRACE"
 _LONGEST = 2_500
 """Letters of a message."""
 
+_OURS = re.compile(r"^(?:features|afm)\.errors\.\w+: (.+)$", re.MULTILINE)
+"""What a task raised of ours, as Spark tells it."""
+
 
 def run(
     main: Callable[[Any], None],
@@ -79,6 +82,8 @@ def message(error: Exception, config: Section | None = None) -> str:
 def _said(error: Exception) -> str:
     if isinstance(error, ConfigError | DataError | ModelError):
         return str(error)
+    if ours := _OURS.search(str(error)):
+        return ours[1]
     if said := unreadable_file(error):
         return said
     cause = cause_of(error)
