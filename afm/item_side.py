@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from afm.errors import DivergedError
 from afm.forward import (
     Columns,
     Parameters,
@@ -254,6 +255,9 @@ def _typical_logit(parameters: Parameters, plan: Plan, items: Side) -> float:
 
     Users are not known here; any of a field's embeddings stands for them. It is rounded, so that
     a few items more or less leave it as it is.
+
+    Raises:
+        DivergedError: It is no finite number.
     """
     generator = np.random.default_rng(0)
     layout = parameters.layout
@@ -265,7 +269,13 @@ def _typical_logit(parameters: Parameters, plan: Plan, items: Side) -> float:
         if f in parameters.history:  # as if they had one value each
             v[:, f] = encode(parameters.history[f], v[:, [f]], np.ones((_SAMPLE, 1), np.float32))
     logits, _ = pair_terms(parameters, v)  # (sample, P)
-    return 4.0 * round(float(np.median(logits.max(axis=1))) / 4.0)
+    typical = float(np.median(logits.max(axis=1)))
+    if not np.isfinite(typical):
+        raise DivergedError(
+            "the model's scores are no finite numbers: its weights are too large. "
+            "Lower train.learning_rate, and train again"
+        )
+    return 4.0 * round(typical / 4.0)
 
 
 def _make_chunk(parameters: Parameters, plan: Plan, items: Side, shift: float, start: int) -> Chunk:

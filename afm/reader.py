@@ -147,6 +147,10 @@ class Part:
                 # Not as a context manager: that prints a line.
                 reader.stop()
                 reader.join()
+        except KeyError as error:
+            raise TableError(
+                f"a file of the features table lacks the column {error}. Run jobs/prepare.py again"
+            ) from None
         except (OSError, ArrowException, ValueError) as error:  # ValueError: what slots refuse
             raise TableError(
                 f"cannot use the features table: {error}. Run jobs/prepare.py again"

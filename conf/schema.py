@@ -884,6 +884,12 @@ class Tables(Section):
     def _models_are_mounted(self) -> Self:
         if is_url(self.root) and self.models is None:
             raise ValueError("root is a URL: give `models` a folder that the machines share")
+        odd = [letter for letter in "%#?" if letter in self.root]
+        if odd:
+            raise ValueError(
+                f"root holds {' and '.join(odd)}, which Spark, Delta and Arrow read differently in "
+                "paths; choose another folder"
+            )
         return self
 
 

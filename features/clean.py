@@ -52,8 +52,7 @@ def clean_interactions(spark: SparkSession, config: Config) -> Checked:
 
     checks = [Check("label", "the label is not 0 or 1", label.isNull(), maximum)]
     checks += [
-        Check(KEYS[side], f"keys.{side} is null", columns[KEYS[side]].isNull(), maximum)
-        for side in keys
+        Check(KEYS[side], _no_key(side), columns[KEYS[side]].isNull(), maximum) for side in keys
     ]
     if config.weight is not None:
         columns[WEIGHT] = _weight(raw, config.weight)
@@ -96,7 +95,7 @@ def clean_side(spark: SparkSession, config: Config, side: str) -> Checked:
     raw = read(spark, getattr(config.source, name), f"source.{name}")
     key = _key(raw, getattr(config.keys, side), side)
     maximum = config.quality.max_share
-    checks = [Check(KEYS[side], f"keys.{side} is null", key.isNull(), maximum)]
+    checks = [Check(KEYS[side], _no_key(side), key.isNull(), maximum)]
     fields = [f for f in config.fields if f.side == side]
     checked = _checked(name, raw, config, fields, [key.alias(KEYS[side])], checks)
     return refuse_duplicates(checked, [KEYS[side]], "another row has this key", maximum)
@@ -223,6 +222,10 @@ def _checked(
     return check(name, raw, columns, checks, fields)
 
 
+def _no_key(side: str) -> str:
+    return f"keys.{side} is null" + (", or no moment" if side == "time" else ", or not UTF-8 text")
+
+
 def _label(raw: DataFrame, expr: str) -> Column:
     value = parse(raw, expr, "label").try_cast("double")
     return analysed(raw, F.when(value == 0, 0).when(value == 1, 1), "label", expr)
@@ -245,4 +248,7 @@ def _key(raw: DataFrame, expr: str, side: str) -> Column:
         return column if known else analysed(raw, column.try_cast("timestamp"), where, expr)
     if isinstance(dtype, T.FloatType | T.DoubleType):
         raise DataError(f"{where} is {dtype.simpleString()}: use cast({expr} as bigint)")
-    return column.cast("bigint" if isinstance(dtype, T.IntegralType) else "string")
+    if isinstance(dtype, T.IntegralType):
+        return column.cast("bigint")
+    text = column.cast("string")
+    return F.try_validate_utf8(text) if isinstance(dtype, T.StringType | T.BinaryType) else text

@@ -1,11 +1,16 @@
 """The configuration's Spark SQL expressions, held against the table that they are about."""
 
+from collections.abc import Sequence
+
 from pyspark.errors import AnalysisException, ParseException
 from pyspark.sql import Column, DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
 from features.errors import DataError, cause_of
+
+_SHOWN, _LONGEST = 30, 60
+"""Columns that a message lists, and letters of one."""
 
 
 def parse(raw: DataFrame, expr: str, where: str) -> Column:
@@ -48,7 +53,7 @@ def analysed(raw: DataFrame, column: Column, where: str, expr: str) -> Column:
     except AnalysisException as error:
         if (error.getCondition() or "").startswith("UNRESOLVED_COLUMN"):
             missing = (error.getMessageParameters() or {}).get("objectName", expr)
-            known = ", ".join(c for c in raw.columns if not c.startswith("_"))
+            known = _listed([c for c in raw.columns if not c.startswith("_")])
             raise DataError(f"{where}: there is no column {missing}; there are: {known}") from error
         raise DataError(f"{where}: {expr!r} does not work: {cause_of(error)}") from error
     if plan != "Project":
@@ -59,3 +64,9 @@ def analysed(raw: DataFrame, column: Column, where: str, expr: str) -> Column:
 def type_of(raw: DataFrame, column: Column) -> T.DataType:
     """The type of a column over a table."""
     return raw.select(column).schema[0].dataType
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Names of columns, which may be anything, as far as they can be read."""
+    shown = ", ".join(name[:_LONGEST] for name in names[:_SHOWN])
+    return shown if len(names) <= _SHOWN else f"{shown} and {len(names) - _SHOWN} more"

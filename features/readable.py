@@ -53,13 +53,15 @@ def readable(field: FieldConfig, raw: Column, dtype: T.DataType) -> Readable:
     """
     match field.encode:
         case "none":
-            return Readable(raw, ())
+            return Readable(raw, tuple(_not_text(field, raw, dtype)))
         case "multi":
             values = _values(field, raw, dtype)
-            return Readable(values, tuple(_not_allowed(field, values)))
+            faults = [*_not_text(field, raw, dtype), *_not_allowed(field, values)]
+            return Readable(values, tuple(faults))
         case "index" | "hash":
             text = F.when(~_missing(field, raw, dtype), raw.cast("string"))
-            return Readable(text, tuple(_not_allowed(field, text)))
+            faults = [*_not_text(field, raw, dtype), *_not_allowed(field, text)]
+            return Readable(text, tuple(faults))
         case "value" | "bucket":
             missing, number = _missing(field, raw, dtype), raw.try_cast("double")
             bad = number.isNull() | (F.abs(number) > LARGEST)  # to Spark, NaN is the greatest
@@ -95,6 +97,19 @@ def readable_values(
                 raise DataError(f"{field.name} = {values[field.name]!r} {fault.what}")
         columns.append(column.alias(field.name))
     return one.select(*columns)
+
+
+def _not_text(field: FieldConfig, raw: Column, dtype: T.DataType) -> Iterator[Fault]:
+    """Parquet and Spark call any bytes text; Arrow does not read what is no UTF-8."""
+    if isinstance(dtype, T.ArrayType) and isinstance(dtype.elementType, T.StringType):
+        broken = F.exists(raw, lambda text: ~F.is_valid_utf8(text))
+    elif isinstance(dtype, T.StringType | T.BinaryType) and field.encode != "none":
+        broken = ~F.is_valid_utf8(raw.cast("string"))
+    elif isinstance(dtype, T.StringType):
+        broken = ~F.is_valid_utf8(raw)
+    else:
+        return
+    yield Fault(field.name, "is not UTF-8 text", F.coalesce(broken, F.lit(False)))
 
 
 def _values(field: FieldConfig, raw: Column, dtype: T.DataType) -> Column:

@@ -34,7 +34,7 @@ _WITH_BOUNDS = ("NONE", "INT", "STRING")
 """Kinds of columns whose bounds a file is described by; Python has no moments before year 1."""
 _NOT_WRITABLE = re.compile(
     "ParentNotDirectory|AccessControlException|AccessDenied|Permission denied|Mkdirs failed|"
-    "Read-only file system|No such file or directory|mkdir"
+    "Read-only file system|Cannot create file"
 )
 _LAST_VERSION = "spark.databricks.delta.lastCommitVersionInSession"
 

@@ -19,6 +19,12 @@ from jobs.failures import explained
 TRACE = "AFM_TRACE"
 """Set in the environment, it makes jobs show the stack trace of an error."""
 
+_LONGEST = 2_500
+"""Letters of a message."""
+
+_OURS = re.compile(r"^(?:features|afm)\.errors\.\w+: (.+)$", re.MULTILINE)
+"""What a task raised of ours, as Spark tells it."""
+
 
 def run(
     main: Callable[[Any], None],
@@ -107,7 +113,12 @@ def message(error: Exception, config: Section | None = None) -> str:
         A text, mostly of one line.
     """
     of_pipeline = config if isinstance(config, Config) else None
-    return redacted(_said(error, of_pipeline), of_pipeline)
+    said = redacted(_said(error, of_pipeline), of_pipeline)
+    # It may name what the data holds.
+    shown = "".join(
+        c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in said
+    )
+    return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} …"
 
 
 def _said(error: Exception, config: Config | None) -> str:
@@ -115,6 +126,8 @@ def _said(error: Exception, config: Config | None) -> str:
         return known
     if expected(error):
         return str(error)
+    if ours := _OURS.search(str(error)):
+        return ours[1]
     if said := unreadable_file(error):
         return said
     cause = cause_of(error)

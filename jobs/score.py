@@ -159,6 +159,8 @@ def score(
     step(spark, "counting users")
     count = (users if config.score.candidates is None else placed).count()
     if not count:
+        if config.score.candidates is None and config.score.users is None:
+            raise DataError("the table users has no rows. Run jobs/prepare.py again")
         if config.score.candidates is None:
             raise DataError(f"score.users: no user meets {config.score.users!r}")
         raise DataError("score.candidates: no pair is left that names a known user and item")

@@ -18,6 +18,7 @@ from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
 from afm.artifact import Artifact
+from afm.errors import DivergedError
 from afm.explain import explain_ranking
 from afm.item_side import ItemSide, prepare_items
 from afm.link import to_probability
@@ -121,6 +122,8 @@ def read_items(spark: SparkSession, config: Config, prepared: Prepared, model: A
     }
     table = chosen(spark, config, "items", versions["items"], model).toArrow().sort_by(ITEM)
     if not len(table):
+        if config.score.items is None:
+            raise DataError("the table items has no rows. Run jobs/prepare.py again")
         raise DataError(f"score.items: no item meets {config.score.items!r}")
     return Items(table, encoded, model, encoder.crosses)
 
@@ -492,6 +495,11 @@ def _to_rows(
     user_keys: pa.Array, users: Mapping[str, NDArray[Any]], some: _Some, ranker: Ranker
 ) -> pa.Table:
     block, ranking = _load(some.file), some.ranking
+    if not np.isfinite(ranking.logit).all():
+        raise DivergedError(
+            "the model's scores are no finite numbers: its weights are too large. "
+            "Lower train.learning_rate, and train again"
+        )
     at = np.searchsorted(block.places, ranking.item)
     why = explain_ranking(block.side, users, replace(ranking, item=at), ranker.explained)
     (rows, pairs), names = why.attention.shape, pa.array(why.names)

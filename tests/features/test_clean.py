@@ -89,8 +89,8 @@ def test_every_row_is_accepted_or_quarantined(spark, make_config) -> None:
     rows = checked.quarantine.collect()
     assert {r["rule"]: r["reason"] for r in rows} == {
         "label": "the label is not 0 or 1",
-        "user_key": "keys.user is null",
-        "item_key": "keys.item is null",
+        "user_key": "keys.user is null, or not UTF-8 text",
+        "item_key": "keys.item is null, or not UTF-8 text",
         "x": "`x` is not a finite number of 32 bits",
     }
     assert {r["source"] for r in rows} == {"interactions"}

@@ -837,7 +837,8 @@ def _files() -> Iterator[Case]:
         "footer": whole[:-40] + b"\x00" * 32 + whole[-8:],
     }
     for name, content in damaged.items():
-        yield Case(f"file: {name}", as_bytes("log.parquet", content), "message")
+        ending: Ending = "either" if name == "footer" else "message"  # only who wrote it
+        yield Case(f"file: {name}", as_bytes("log.parquet", content), ending)
     folder = as_files(
         {"log.parquet/a.parquet": whole, "log.parquet/b.parquet": other}, "log.parquet"
     )
