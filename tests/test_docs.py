@@ -15,6 +15,7 @@ from conf.schema import Config
 from conf.synthetic import Synthetic
 from jobs.cli import main as afm
 from tests.documents import PAGES, ROOT, blocks, commands, commands_in_text
+from tests.jobs.cluster import MASTER, WORKER
 from tests.jobs.commands import command
 from tools import command_reference, configuration_reference
 
@@ -28,8 +29,15 @@ RUN_PYTHON = {
     "docs/howto/query.md": "tests/jobs/test_query.py",
 }
 """Pages with recipes in Python, and the test that runs them."""
+LIKE_TESTED = {"docs/ecosystem.md": ("tests/afm/test_mlflow_model.py", "tests/test_ecosystem.py")}
+"""Pages with recipes for other programs, and the tests of what the recipes use."""
+BY_OTHER_TESTS = {"jobs/maintain.py": "tests/jobs/test_maintain.py"}
+"""Jobs of the README that are no steps of the tutorial, and their tests."""
 ELSEWHERE = ("-H", "--master", "--min-np", "HOROVOD_GPU_OPERATIONS=NCCL", "CUDA_VISIBLE_DEVICES=")
 """A command with one of these needs a cluster, GPUs or several hosts: it is checked, not run."""
+
+OWN_FLAGS = {"train_on_spark": ["-np"]}
+"""Jobs that take a flag of their own before the configuration."""
 
 
 def name_of(page: Path) -> str:
@@ -76,13 +84,18 @@ def test_commands_of_the_readme_are_run() -> None:
     run = {words(line) for line in commands(RUN)}
     here = [c for c in commands("README.md") if not any(word in ELSEWHERE for word in c.split())]
     jobs = [line for line in here if program(line) != "make"]
+    for job, test in BY_OTHER_TESTS.items():
+        assert (ROOT / test).is_file()
+        jobs = [line for line in jobs if job not in line]
     assert len(jobs) >= 10
     assert {words(line) for line in jobs} <= run
 
 
 @pages
 def test_recipes_in_python_are_run(page: Path) -> None:
-    if blocks(page, "python"):
+    if name_of(page) in LIKE_TESTED:
+        assert all((ROOT / test).is_file() for test in LIKE_TESTED[name_of(page)])
+    elif blocks(page, "python"):
         test = ROOT / RUN_PYTHON[name_of(page)]
         assert page.name in test.read_text(encoding="utf-8")
 
@@ -145,7 +158,8 @@ def check_afm(words: list[str]) -> None:
     if job in ("--help", "-h"):
         return
     flags = {o: p for p in afm.commands[job].params if isinstance(p, click.Option) for o in p.opts}
-    while rest and rest[0].startswith("-"):
+    rest = [word for word in rest if word != "--json"]  # every job takes it
+    while rest and rest[0].startswith("-") and rest[:1] != OWN_FLAGS.get(job):
         assert rest[0] in flags, rest[0]
         rest = rest[2:]
     check_job(job, rest)
@@ -153,6 +167,8 @@ def check_afm(words: list[str]) -> None:
 
 def check_job(job: str, words: list[str]) -> None:
     """Loads the configuration; that of a reader's own file is like the demo's."""
+    if words[:1] == OWN_FLAGS.get(job):
+        words = words[2:]
     if job == "init" or not words:
         return
     source = (ROOT / "jobs" / f"{job}.py").read_text(encoding="utf-8")
@@ -162,6 +178,20 @@ def check_job(job: str, words: list[str]) -> None:
         path = "conf/movielens.yaml"
     schema = Synthetic if "Synthetic)" in source else Config
     load(ROOT / path, overrides, schema, own[1] if own else None)
+
+
+def check_docker(words: list[str]) -> None:
+    """Building the image, or running a command of ours in it."""
+    if words[0] == "build":
+        assert (ROOT / words[-1] / "Dockerfile").is_file()
+    elif "afm" in words:
+        check_afm(words[words.index("afm") + 1 :])
+    else:
+        assert any(word in (MASTER[0], WORKER[0]) for word in words), words
+
+
+def check_export(words: list[str]) -> None:
+    assert not words  # variables are no words
 
 
 def check_paths(words: list[str]) -> None:
@@ -191,6 +221,8 @@ CHECKS = {
     "afm": check_afm,
     "pytest": check_paths,
     "pip": check_pip,
+    "docker": check_docker,
+    "export": check_export,
     "source": check_words(".venv/bin/activate"),
     "pre-commit": check_words("install"),
 }
