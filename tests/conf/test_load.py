@@ -137,3 +137,31 @@ def test_a_jobs_own_keys_need_no_section(tmp_path: Path) -> None:
     assert (config.prepare.mode, config.prepare.batch, config.split.seed) == ("append", "monday", 3)
     with pytest.raises(ConfigError, match="mode: unknown key"):
         load(ROOT / "conf" / "movielens.yaml", ["mode=append"])
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("label: bought", "is not YAML: line 8, column 1: the key 'label' is there twice"),
+        ("model: {dropout: .nan}", "model.dropout = nan: not a finite number"),
+        ("train: {learning_rate: .inf}", "train.learning_rate = inf: not a finite number"),
+        ("split: {seed: 9223372036854775808}", "split.seed: an integer that does not fit into 64"),
+        ('weight: "a\\0b"', "weight: text with a NUL character"),
+        ("score: {context: {city: [1]}}", "score.context.city: Input should be text, a number, or"),
+        ("monitor: &a [*a]", "monitor: Input should be a valid dictionary"),
+        ("train: 2024-13-45", "is not YAML: month must be in 1..12"),
+    ],
+)
+def test_load_refuses_what_no_key_takes(minimal: Path, line: str, message: str) -> None:
+    minimal.write_text(MINIMAL.lstrip() + line)
+    with pytest.raises(ConfigError) as error:
+        load(minimal)
+    assert message in str(error.value)
+
+
+def test_what_is_wrong_with_yaml_is_said_without_the_line(minimal: Path) -> None:
+    minimal.write_text(MINIMAL + "score: {candidates: {options: {password: 'hunter2}}}")
+    with pytest.raises(ConfigError) as error:
+        load(minimal)
+    assert "is not YAML: line " in str(error.value)
+    assert "hunter2" not in str(error.value)

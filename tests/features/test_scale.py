@@ -67,3 +67,11 @@ def test_imputed_moments_equal_those_of_the_imputed_column(
     np.testing.assert_allclose(updated.mean, direct.mean, rtol=1e-9, atol=1e-6)
     np.testing.assert_allclose(updated.variance, direct.variance, rtol=1e-6, atol=1e-3)
     assert (updated.minimum, updated.maximum) == (direct.minimum, direct.maximum)
+
+
+@pytest.mark.parametrize("how", ["none", "minmax", "standard", "log1p"])
+def test_numbers_far_beyond_training_stay_numbers(how: str) -> None:
+    for training in ([0.0, 1e-3], [0.0, 5e-324], [-3e38, 3e38]):
+        scaling = fit_scaling(field(how), Moments.of(pa.array(training)))
+        for number in (-3.4e38, -1.0, 0.0, 5e-324, 3.4e38):
+            assert np.isfinite(scale(pa.array([number]), scaling)).all(), (training, number)
