@@ -15,7 +15,6 @@ at a time.
 """
 
 import json
-import resource
 import shutil
 import subprocess
 import sys
@@ -68,8 +67,14 @@ def main(arguments: list[str]) -> None:
         known[rows] = measure(rows, driver)
         print(describe(known[rows]), flush=True)
         runs = [known[size] for size in sorted(known)]
-        small, large = runs[0], runs[-1]
-        ratios = {"seconds_per_row": small.rows_per_second / large.rows_per_second}
+        few = next((run for run in runs if run.rows >= 10_000_000), runs[-1])  # the start is over
+        ratios = {
+            f"per_row_{run.rows // 1_000_000}m_over_{few.rows // 1_000_000}m": (
+                run.cpu_seconds / run.rows / (few.cpu_seconds / few.rows)
+            )
+            for run in runs
+            if run.rows > few.rows
+        }
         path = write("growth", ratios, runs=[asdict(run) for run in runs])
         draw(runs)
     print(path)
@@ -100,11 +105,11 @@ def measure(rows: int, driver: str) -> Grown:
         config = make_log(folder, rows)
         submit = f"spark-submit --properties-file conf/spark.conf --driver-memory {driver}"
         submit += f" --conf spark.local.dir={folder / 'scratch'} jobs/prepare.py {config}"
-        before, looked = cpu_seconds(), time.perf_counter()
-        process = subprocess.Popen(submit.split())
+        looked, process = time.perf_counter(), subprocess.Popen(submit.split())
         seconds, memory, scratch = 0.0, 0, 0
+        cores: dict[tuple[int, float], float] = {}
         while process.poll() is None:
-            memory = max(memory, resident(process.pid))
+            memory = max(memory, look(process.pid, cores))
             scratch = max(scratch, size_of(folder / "scratch"))
             time.sleep(EVERY)
             now = time.perf_counter()
@@ -114,7 +119,7 @@ def measure(rows: int, driver: str) -> Grown:
         return Grown(
             rows=rows,
             seconds=round(seconds, 1),
-            cpu_seconds=round(cpu_seconds() - before, 1),
+            cpu_seconds=round(sum(cores.values()), 1),
             rows_per_second=round(rows / seconds),
             peak_gib=gib(memory),
             log_gib=gib(size_of(folder / "log")),
@@ -183,25 +188,31 @@ def blocks(rows: int) -> Iterator[pa.Table]:
         )
 
 
-def resident(pid: int) -> int:
-    """Bytes of memory of a process and of all below it."""
+def look(pid: int, cores: dict[tuple[int, float], float]) -> int:
+    """Looks at a process and all below it.
+
+    Args:
+        pid: The process.
+        cores: Filled with the seconds of the cores that each process has taken so far. (What the
+            system adds up leaves out processes whose parents do not wait for them.)
+
+    Returns:
+        Bytes of resident memory.
+    """
     total = 0
     try:
         process = psutil.Process(pid)
-        for one in (process, *process.children(recursive=True)):
-            try:
-                total += one.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
+        tree = [process, *process.children(recursive=True)]
     except psutil.NoSuchProcess:
-        pass
+        return 0
+    for one in tree:
+        try:
+            taken = one.cpu_times()
+            cores[one.pid, one.create_time()] = taken.user + taken.system
+            total += one.memory_info().rss
+        except psutil.NoSuchProcess:
+            continue
     return total
-
-
-def cpu_seconds() -> float:
-    """Seconds of the processor that commands which have ended took, with all that they started."""
-    taken = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return taken.ru_utime + taken.ru_stime
 
 
 def size_of(folder: Path) -> int:
@@ -230,19 +241,19 @@ def describe(run: Grown) -> str:
 
 
 def draw(runs: list[Grown]) -> None:
-    """Seconds and memory over rows, both scales logarithmic, into build/bench/growth.png."""
+    """Seconds of the cores, and memory, over rows, into build/bench/growth.png."""
     from matplotlib.figure import Figure
 
     rows = [run.rows for run in runs]
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     time_axis, memory_axis = figure.subplots(1, 2)
-    time_axis.loglog(rows, [run.seconds for run in runs], "o-", color="#1f5fa8")
+    time_axis.loglog(rows, [run.cpu_seconds for run in runs], "o-", color="#1f5fa8")
     last = runs[-1]
-    time_axis.loglog(rows, [last.seconds * n / last.rows for n in rows], ":", color="0.6")
-    time_axis.set_title("seconds (dotted: as many per row as for the most)", fontsize=9)
+    time_axis.loglog(rows, [last.cpu_seconds * n / last.rows for n in rows], ":", color="0.6")
+    time_axis.set_title("seconds of the cores (dotted: in proportion to rows)", fontsize=8)
     memory_axis.semilogx(rows, [run.peak_gib for run in runs], "o-", color="#b04a2f")
     memory_axis.semilogx(rows, [run.tables_gib for run in runs], "s--", color="0.5")
-    memory_axis.set_title("GiB: peak memory (solid), tables on disk (dashed)", fontsize=9)
+    memory_axis.set_title("GiB: peak memory (solid), tables on disk (dashed)", fontsize=8)
     memory_axis.set_ylim(bottom=0)
     for axis in (time_axis, memory_axis):
         axis.set_xlabel("rows of the log", fontsize=9)

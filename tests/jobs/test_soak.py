@@ -44,7 +44,7 @@ def config_of(folder: Path, log: str) -> Config:
 
 
 def one_round(spark: Any, folder: Path, number: int) -> None:
-    """A log like the last one, prepared; a day more, at times; a model; scores; tidying."""
+    """A log like the last one, prepared anew; at times a day more; a model; scores; tidying up."""
     log = small_log(rows=700).sample(frac=1, random_state=number)
     log.iloc[:600].to_parquet(folder / "log.parquet", index=False)
     log.iloc[600:].to_parquet(folder / "day.parquet", index=False)
