@@ -1,11 +1,11 @@
 """kill -9 at seeded random moments: what is published stays whole, what comes next ends well."""
 
-import os
 import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.pipeline import (
@@ -120,7 +120,7 @@ def test_python_workers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_p
     assert not what_stays(spark, pipeline.root)
 
 
-def kill_workers(run, moments: random.Random, most: int = 4) -> int:
+def kill_workers(run, moments: random.Random, most: int = 4, pause: float = 0.5) -> int:
     """Kills Python workers of a job while it runs, and returns how many."""
     killed = 0
     while run.poll() is None and killed < most:
@@ -130,7 +130,7 @@ def kill_workers(run, moments: random.Random, most: int = 4) -> int:
         if workers:
             kill([moments.choice(workers)])
             killed += 1
-            time.sleep(0.5)
+            time.sleep(pause)
     return killed
 
 
@@ -140,7 +140,7 @@ def test_python_worker_that_spark_does_not_start_again(
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     with tally.fault("Python worker killed, one attempt") as counts:
         run = started(submit("prepare", pipeline.yaml, pipeline.longer_log))
-        assert kill_workers(run, random.Random(5), most=1)
+        assert kill_workers(run, random.Random(5), most=1_000, pause=0)
         clear(*ended(run), "a Python worker of Spark ended", "run the same command again")
         assert whole(counts, pipeline.root, before) == before
 
@@ -187,10 +187,5 @@ def submitted(cluster: Cluster, pipeline: Pipeline, *log: str) -> list[str]:
 
 
 def executors_of(cluster: Cluster):
-    workers = {process.pid for process in cluster.workers}
-    return [
-        p
-        for process in cluster.workers
-        for p in session(os.getsid(process.pid))
-        if p.ppid() in workers and any("CoarseGrained" in word for word in p.cmdline())
-    ]
+    children = (p for worker in cluster.workers for p in psutil.Process(worker.pid).children())
+    return [p for p in children if "CoarseGrained" in " ".join(p.cmdline())]
