@@ -22,8 +22,8 @@ def alone(root: str | Path, what: str) -> Iterator[None]:
     Under a URL, and on file systems without locks, nobody waits.
 
     Args:
-        root: A folder that all of them see. It is made if it is not there, and removed again if
-            nothing has come into it.
+        root: A folder that all of them see. It is made if it is not there, and removed again, with
+            those above that were made for it, if nothing has come into it.
         what: Name of the block, such as ``prepare``.
 
     Raises:
@@ -33,7 +33,7 @@ def alone(root: str | Path, what: str) -> Iterator[None]:
         yield
         return
     folder = Path(root)
-    is_new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / f".{what}.lock"
     descriptor = _locked(lock, what)
@@ -42,9 +42,9 @@ def alone(root: str | Path, what: str) -> Iterator[None]:
     finally:
         lock.unlink(missing_ok=True)
         os.close(descriptor)
-        if is_new:
-            with suppress(OSError):  # it is not empty
-                folder.rmdir()
+        with suppress(OSError):  # one is not empty, and so are those above
+            for path in new:
+                path.rmdir()
 
 
 def _locked(lock: Path, what: str) -> int:

@@ -189,7 +189,7 @@ def score(
             if config.score.parts not in (None, 1):
                 raise DataError("score.parts needs tables.root on a path that Python can write")
             ranged = by_range(placed, tasks_for(placed, count), *order)
-            rows = map_in_arrow(ranged, work, schema)
+            rows = map_in_arrow(ranged, written_out(work, schema), schema)
             version = tables.write(rows, root, "scores", metadata)
             return version, count_rows(tables.read(spark, root, "scores", version))
         table = Path(tables.table_path(root, "scores"))

@@ -32,7 +32,9 @@ def cases(drawing) -> tuple[Candidates, Has, list[tuple[int, int]], Negatives]:
     has = {u: {i for i in range(size) if choice.random() < share[u]} for u in users}
     names = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5, unique=True)
     rows = [(u, name) for u in users for name in sorted(drawing(names))]
-    wanted = Negatives(per_positive=drawing(st.integers(1, 6)), seed=drawing(st.integers()))
+    wanted = Negatives(
+        per_positive=drawing(st.integers(1, 6)), seed=drawing(st.integers(-(2**63), 2**63 - 1))
+    )
     return Candidates(size, counts), has, rows, wanted
 
 
