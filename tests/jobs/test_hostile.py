@@ -28,6 +28,7 @@ pytestmark = pytest.mark.spark
 
 SECRET = "correct-horse-battery"
 HOSTILE = [text for text in TEXTS.values() if len(text) < 100]
+SCRIPT = next(text for text in HOSTILE if "<script>alert(1)</script>" in text)
 
 
 def hostile_log(rows: int, seed: int) -> pd.DataFrame:
@@ -51,7 +52,7 @@ def sections(folder: Path) -> dict[str, Any]:
         "model": {"embedding_size": 4, "attention_size": 2},
         "train": {"epochs": 2, "batch_size": 64, "logs": ["tensorboard", "mlflow"]},
         "tune": {"trials": 2, "ranges": {"train.learning_rate": {"low": 0.001, "high": 0.1}}},
-        "score": {"context": {"city": HOSTILE[0]}, "top_k": 2},
+        "score": {"context": {"city": SCRIPT}, "top_k": 2},
         "tables": {"root": str(folder / "tables")},
     }
 
