@@ -259,9 +259,9 @@ def newest_version(spark: SparkSession, root: str, name: str) -> int:
 
 def newest_commit(spark: SparkSession, root: str, name: str) -> Row:
     """The newest commit of one of our tables, as Delta tells it; VACUUM is none, for rows stay."""
-    log = DeltaTable.forPath(spark, table_path(root, name)).history()
-    commits = log.where(~F.startswith("operation", F.lit("VACUUM")))
-    return commits.orderBy(F.desc("version")).limit(1).collect()[0]
+    commits = DeltaTable.forPath(spark, table_path(root, name)).history()
+    vacuum = F.startswith("operation", F.lit("VACUUM"))
+    return commits.orderBy(vacuum, F.desc("version")).limit(1).collect()[0]
 
 
 def new_rows(spark: SparkSession, root: str, name: str, before: int, after: int) -> DataFrame:

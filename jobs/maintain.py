@@ -13,7 +13,7 @@ another job of the pipeline is running.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from afm.tables import read_prepared
 from conf.schema import Config
@@ -35,23 +35,20 @@ def main(config: Config) -> None:
     for line in compact(root, prepared, settings):
         print(f"  {line}", flush=True)
     kept = pinned(root, manifests(config, gone=stale))
-    total = Removed(0, 0)
+    removed = []
     for name in tables_of(root):
-        removed = vacuum(root, name, kept.get(name, set()), settings)
-        total += removed
-        print(f"  {name:<13} {removed.files:>7,} files {size(removed.bytes):>11}", flush=True)
-    print(summary(total, stale, settings.dry_run))
+        gone = vacuum(root, name, kept.get(name, set()), settings)
+        print(f"  {name:<13} {gone.files:>7,} files {size(gone.bytes):>11}", flush=True)
+        removed.append(gone)
+    print(summary(removed, stale, settings.dry_run))
 
 
-def summary(removed: Removed, stale: Iterable[Folder], dry_run: bool) -> str:
+def summary(removed: Sequence[Removed], stale: Sequence[Folder], dry_run: bool) -> str:
     """What was done, or would be."""
-    folders = list(stale)
-    freed = removed.bytes + sum(folder.bytes for folder in folders)
+    files, freed = sum(gone.files for gone in removed), sum(gone.bytes for gone in removed)
+    freed += sum(folder.bytes for folder in stale)
     done = "would remove" if dry_run else "removed"
-    return (
-        f"maintain: {done} {removed.files:,} files of tables and {len(folders):,} folders, "
-        f"{size(freed)}"
-    )
+    return f"maintain: {done} {files:,} files of tables and {len(stale):,} folders, {size(freed)}"
 
 
 def size(count: int) -> str:

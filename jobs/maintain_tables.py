@@ -38,9 +38,6 @@ class Removed(NamedTuple):
     files: int
     bytes: int
 
-    def __add__(self, other: tuple[Any, ...]) -> "Removed":
-        return Removed(self.files + other[0], self.bytes + other[1])
-
 
 def tables_of(root: str) -> list[str]:
     """The tables of a pipeline that are there."""
