@@ -8,7 +8,7 @@ Letters: I items, n items of a chunk, D distinct values, K embedding.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from afm.forward import (
     row_blocks,
 )
 from afm.history_vectors import encode
+from afm.kernels.scoring import Bins
 from afm.plan import Plan, make_plan
 from afm.sides import Domain, Side, read_side
 from afm.slots import Layout
@@ -33,6 +34,7 @@ CHUNK = 8192
 TILE = 256
 """Items of a tile: few, so that the hidden units of a tile of users and items stay in cache."""
 
+_BINS = 64  # of an item field's values: more make bounds tighter, but take time themselves
 _SAMPLE = 256  # pairs of a user and an item that give the typical attention logit
 
 
@@ -54,12 +56,39 @@ class Chunk:
     right: Mapping[int, NDArray[np.float32]]
     """For each item field [vector 1] of its values, or of the items where it does not repeat
     (K + 1, D or n)."""
+    factors: Mapping[int, "Factor"]
+    """The same fields for the kernel; empty for FM and FwFM."""
 
     @property
     def tiles(self) -> list[slice]:
         """Slices that cover the chunk."""
         n = self.items.rows
         return [slice(start, min(start + TILE, n)) for start in range(0, n, TILE)]
+
+
+class Factor(NamedTuple):
+    """An item field as the kernel multiplies it with fields of the user."""
+
+    x: NDArray[np.float32]
+    """Vectors of its values, or of the items where these do not repeat (D, K). Of a field of
+    numbers, the numbers (D,)."""
+    base: NDArray[np.float32] | None
+    """The vector that such numbers multiply (K,)."""
+    bins: Bins
+    """Of these by norm; of numbers by themselves."""
+
+    @classmethod
+    def of(cls, x: NDArray[np.float32], base: NDArray[np.float32] | None) -> "Factor":
+        """Sorts values into bins."""
+        size = np.linalg.norm(x, axis=1) if base is None else x
+        order = np.argsort(size)
+        cuts = np.linspace(0, len(x), min(_BINS, len(x)) + 1).astype(np.intp)
+        of_value = np.empty(len(x), np.int64)
+        of_value[order] = np.repeat(np.arange(len(cuts) - 1), np.diff(cuts))
+        low, high = size[order[cuts[:-1]]], size[order[cuts[1:] - 1]]
+        if base is None:  # rounding may have made norms smaller
+            high = high * np.float32(1 + 1e-6 * x.shape[1])
+        return cls(x, base, Bins(of_value, low.astype(np.float32), high.astype(np.float32)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +106,8 @@ class ItemSide:
     """I."""
     shift: float
     """Subtracted from attention logits, so that their exponentials are neither huge nor tiny."""
+    reach: float
+    """The largest norm of a vector of an item, the context, or a cross with fields of users."""
 
     @property
     def pair_planes(self) -> int:
@@ -169,6 +200,9 @@ def prepare_items(
         ),
         items=items,
         shift=shift,
+        reach=max(
+            [s.reach for s in sides] + [_cross_reach(parameters, f) for f in tables], default=0
+        ),
     )
 
 
@@ -278,6 +312,23 @@ def _typical_logit(parameters: Parameters, plan: Plan, items: Side) -> float:
     return 4.0 * round(typical / 4.0)
 
 
+def _cross_reach(parameters: Parameters, cross: int) -> float:
+    """The largest norm of a cross's embeddings."""
+    first = parameters.layout.offsets[cross]
+    rows = parameters.embedding[first : first + parameters.layout.inputs[cross].cardinality]
+    return float(np.linalg.norm(rows, axis=1).max())
+
+
+def _factor(parameters: Parameters, items: Side, f: int, repeats: bool) -> Factor:
+    layout, values, base = parameters.layout, items.values[f], None
+    if layout.inputs[f].encode == "value":
+        base = np.ascontiguousarray(parameters.embedding[layout.offsets[f]], np.float32)
+        x = values.encoded.astype(np.float32)
+    else:
+        x = values.vectors.astype(np.float32)
+    return Factor.of(np.ascontiguousarray(x if repeats else x[values.of_row]), base)
+
+
 def _make_chunk(parameters: Parameters, plan: Plan, items: Side, shift: float, start: int) -> Chunk:
     domains = {fields: items.domain(fields) for fields in plan.item_projections}
     # What hardly repeats is cheaper to compute for every item than to gather.
@@ -295,4 +346,7 @@ def _make_chunk(parameters: Parameters, plan: Plan, items: Side, shift: float, s
         domains=domains,
         profile=items.domain(sorted({f for fields in domains for f in fields})),
         right={f: array.astype(np.float32) for f, array in right.items()},
+        factors={f: _factor(parameters, items, f, (f,) in domains) for f in items.values}
+        if parameters.attention is not None
+        else {},
     )

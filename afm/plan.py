@@ -16,14 +16,16 @@ So every pair is of one of these kinds, from cheap to dear:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import combinations
+from math import prod
 from typing import Literal
 
 from afm.slots import Layout
 
 FEW = 1024
-"""Embeddings up to which a user field counts as shared: a block of users hardly repeats values of
-a larger one. It is a constant, and no count of the users at hand, so that a user's sums are added
-in the same order, and come out the same to the last bit, whichever block the user is in."""
+"""Embeddings up to which an index of users counts as shared: a block of users hardly repeats values
+of a larger one, nor numbers and lists. It is a constant, and no count of the users at hand, so that
+a user's sums are added in the same order, and come out the same to the last bit, whichever block
+the user is in."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,8 @@ class Plan:
     item_pairs: tuple[int, ...]
     """Pairs that need no user."""
     shared: tuple[Group, ...]
+    """Those of fields with more values first: where users are sorted by them, neighbours share what
+    the first ones add up to."""
     own: Group
 
     @property
@@ -120,7 +124,11 @@ def make_plan(layout: Layout) -> Plan:
         for n, (i, j) in enumerate(combinations(range(len(sides)), 2))
     ]
     both = [pair for pair in pairs if pair.users and pair.items]
-    few = {f for f, field in enumerate(layout.inputs) if field.cardinality <= FEW}
+    few = {
+        f
+        for f, field in enumerate(layout.inputs)
+        if field.encode == "index" and field.cardinality <= FEW
+    }
     shared = {pair.users for pair in both if few.issuperset(pair.users)}
     shared |= {(user,) for user, _ in parents.values() if user in few}
     return Plan(
@@ -134,7 +142,9 @@ def make_plan(layout: Layout) -> Plan:
                 pairs=tuple(pair for pair in both if pair.users == users),
                 crosses=tuple(f for f, (user, _) in parents.items() if (user,) == users),
             )
-            for users in sorted(shared)
+            for users in sorted(
+                shared, key=lambda users: (-(most_values(layout, users) or FEW), users)
+            )
         ),
         own=Group(
             users=tuple(f for f, side in enumerate(sides) if side == "user"),
@@ -142,3 +152,13 @@ def make_plan(layout: Layout) -> Plan:
             crosses=tuple(f for f, (user, _) in parents.items() if user not in few),
         ),
     )
+
+
+def most_values(layout: Layout, fields: tuple[int, ...]) -> int:
+    """The most combinations of values that some fields with indices can have.
+
+    Args:
+        layout: The model's fields.
+        fields: Their numbers.
+    """
+    return prod(layout.inputs[f].cardinality for f in fields)

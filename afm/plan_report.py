@@ -11,9 +11,10 @@ from itertools import groupby
 
 import numpy as np
 
+from afm.fused_block import serves
 from afm.item_side import CHUNK, ItemSide
-from afm.plan import Group, Pair
-from afm.scoring import USERS_AT_ONCE
+from afm.plan import Group, Pair, most_values
+from afm.scoring import users_at_once
 
 _LISTED = 6  # pairs of a line that are named
 
@@ -35,7 +36,7 @@ def describe_plan(item_side: ItemSide, users: int, items: int, contexts: int, k:
     fields, size = len(parameters.layout.inputs), parameters.embedding.shape[1]
     units = 0 if parameters.attention is None else len(parameters.attention.h)
     count = fields * (fields - 1) // 2
-    chunks = -(-items // CHUNK)
+    chunks, at_once = -(-items // CHUNK), users_at_once(item_side)
     lines = [
         f"{fields} fields, {count} pairs of them, K = {size}"
         + (f", A = {units}" if units else ", no attention")
@@ -47,15 +48,19 @@ def describe_plan(item_side: ItemSide, users: int, items: int, contexts: int, k:
         _line(item_side, "once per user and block of items", plan.user_pairs, users * chunks),
     ]
     for group in plan.shared:
-        values = min(_most_values(item_side, group), USERS_AT_ONCE, users)
-        groups = -(-users // USERS_AT_ONCE)
+        values = min(_most_values(item_side, group), users)
+        groups = -(-users // at_once)
         head = (
-            f"once per {_names(item_side, group.users)} of each {USERS_AT_ONCE:,} users "
+            f"once per {_names(item_side, group.users)} of each {at_once:,} users "
             f"(at most {values:,} values)"
         )
         done += _of_group(item_side, head, group, values * groups, items)
     done += _of_group(item_side, "for each user", plan.own, users, items)
     lines += [line for line, _ in done if line]
+    if serves(item_side):
+        lines.append(
+            "    what is per item here is bounded first, and computed for few: at most this"
+        )
     terms = sum(cost for _, cost in done) * contexts
     pairs = users * items * contexts
     work = terms * (units * (size + 1) + size)
@@ -109,11 +114,8 @@ def _distinct(item_side: ItemSide, fields: tuple[int, ...], items: int) -> int:
 
 
 def _most_values(item_side: ItemSide, group: Group) -> int:
-    """The most combinations that the user fields of a group can have."""
-    inputs = [item_side.parameters.layout.inputs[f] for f in group.users]
-    if any(field.encode != "index" for field in inputs):
-        return USERS_AT_ONCE  # numbers and lists: their embeddings do not tell
-    return int(np.prod([field.cardinality for field in inputs], dtype=np.float64))
+    """The most values that the user fields of a group can have among users at once."""
+    return min(most_values(item_side.parameters.layout, group.users), users_at_once(item_side))
 
 
 def _names(item_side: ItemSide, fields: Sequence[int]) -> str:
@@ -134,7 +136,7 @@ def _megabytes(item_side: ItemSide, k: int) -> str:
     """What a task holds, in words."""
     side = len(pickle.dumps(item_side, pickle.HIGHEST_PROTOCOL))
     rows = min(CHUNK, item_side.items)
-    shared = [min(_most_values(item_side, g), USERS_AT_ONCE) for g in item_side.plan.shared]
+    shared = [_most_values(item_side, group) for group in item_side.plan.shared]
     sums = 4 * item_side.planes * rows * sum(shared)
     parts = {
         f"the model and {item_side.items:,} items": side,

@@ -28,12 +28,13 @@ from afm.item_side import (
     one_sided_sums,
 )
 from afm.pair_sums import ROWS, PairSums, Sums, padded
-from afm.plan import Group
+from afm.plan import Group, most_values
 from afm.sides import Side, read_side
 from afm.top_k import TopK
 
-USERS_AT_ONCE = 1024
-"""Users whose shared sums are in memory at once."""
+USERS_AT_ONCE = 8192
+"""Users that share sums, if few combinations of values can occur among them."""
+_FEW_AT_ONCE = 1024  # users otherwise, so that these sums fit into memory
 _SMALLEST, _LARGEST = 1e-18, 1e18  # D beyond which exp has lost digits or may have left float32
 
 Pairs = tuple[NDArray[np.integer[Any]], NDArray[np.integer[Any]]]
@@ -82,9 +83,12 @@ def recommend(
     best = TopK(side.rows, min(k, item_side.items))
     # Sums that leave the range of float32 are found and computed again (_score_directly).
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for rows, chunk, logits in _blocks(item_side, side, order):
-            seen.strike(rows, chunk, logits)
-            best.offer(rows, logits, chunk.start)
+        sums, offer = PairSums(item_side), _offer_found if serves(item_side) else _offer_all
+        step = users_at_once(item_side)
+        for start in range(0, side.rows, step):
+            group = side.take(order[start : start + step])
+            for chunk in item_side.chunks:
+                offer(sums, chunk, group, start, seen, best)
     position = np.empty_like(order)
     position[order] = np.arange(len(order))
     logits, items = best.logits[position], best.items[position]  # (U, K)
@@ -95,6 +99,17 @@ def recommend(
         rank=place.astype(np.int32) + 1,
         logit=logits[user, place],
     )
+
+
+def users_at_once(item_side: ItemSide) -> int:
+    """Users whose shared sums are in memory at once.
+
+    Args:
+        item_side: The model and its items.
+    """
+    layout = item_side.parameters.layout
+    most = [most_values(layout, group.users) for group in item_side.plan.shared]
+    return USERS_AT_ONCE if max(most, default=0) <= _FEW_AT_ONCE else _FEW_AT_ONCE
 
 
 def recommend_among(item_side: ItemSide, users: Columns, k: int, candidates: Pairs) -> Ranking:
@@ -225,38 +240,75 @@ def places_by_chunk(
 
 
 def _by_profile(item_side: ItemSide, users: Side) -> NDArray[np.intp]:
-    """Orders users so that neighbours share values: by the field with the most values first."""
-    shared = {f for group in item_side.plan.shared for f in group.users}
-    keys = sorted((users.values[f].of_row for f in shared), key=lambda key: int(key.max(initial=0)))
-    return np.lexsort(keys) if keys else np.arange(users.rows)
+    """Orders users so that neighbours share values, those of the first shared fields above all."""
+    keys = [users.values[f].of_row for group in item_side.plan.shared for f in group.users]
+    return np.lexsort(keys[::-1]) if keys else np.arange(users.rows)
 
 
-def _blocks(
-    item_side: ItemSide, users: Side, order: NDArray[np.intp]
-) -> Iterator[tuple[slice, Chunk, Sums]]:
-    """Logits of all users with all items: places in the order, items, logits (r, n)."""
-    sums = PairSums(item_side)
-    block_of = FusedBlock if serves(item_side) else _Block
-    for start in range(0, users.rows, USERS_AT_ONCE):
-        group = users.take(order[start : start + USERS_AT_ONCE])
-        for chunk in item_side.chunks:
-            block = block_of(sums, chunk, group)
-            for first in range(0, group.rows, ROWS):
-                rows = np.arange(first, min(first + ROWS, group.rows))
-                logits, complete = block.logits(rows)
-                if not complete:
-                    _score_directly(item_side, chunk, group.take(rows), logits)
-                yield slice(start + first, start + first + len(rows)), chunk, logits
+def _offer_found(
+    sums: PairSums, chunk: Chunk, users: Side, start: int, seen: "_Excluded", best: TopK
+) -> None:
+    """Offers what the kernel finds among the scores of some users with a chunk of items.
+
+    Args:
+        sums: Adds up pairs.
+        chunk: The items.
+        users: The users.
+        start: Place of the first in the order of users.
+        seen: What must not be recommended.
+        best: What takes the scores.
+    """
+    block = FusedBlock(sums, chunk, users)
+    for rows in block.parts():
+        places = slice(start + rows.start, start + rows.stop)
+        found = block.scores(rows, best.k, best.floor(places), seen.of(places, chunk))
+        if not found.complete:
+            nan = np.flatnonzero(np.isnan(found.logits))
+            user = rows.start + np.searchsorted(found.ends, nan, side="right")
+            found.logits[nan] = _direct(sums.item_side, chunk, users, user, found.items[nan])
+        best.offer_found(places, found, chunk.start)
 
 
-def _score_directly(item_side: ItemSide, chunk: Chunk, users: Side, logits: Sums) -> None:
-    """Replaces NaN by what the plain forward computes in float64, in place."""
-    parameters = item_side.parameters.double()
-    user, item = np.nonzero(np.isnan(logits))
+def _offer_all(
+    sums: PairSums, chunk: Chunk, users: Side, start: int, seen: "_Excluded", best: TopK
+) -> None:
+    """Offers all scores of some users with a chunk of items, as numpy computes them."""
+    block = _Block(sums, chunk, users)
+    for first in range(0, users.rows, ROWS):
+        rows = np.arange(first, min(first + ROWS, users.rows))
+        logits, complete = block.logits(rows)
+        if not complete:
+            user, item = np.nonzero(np.isnan(logits))
+            logits[user, item] = _direct(sums.item_side, chunk, users, rows[user], item)
+        places = slice(start + first, start + first + len(rows))
+        seen.strike(places, chunk, logits)
+        best.offer(places, logits, chunk.start)
+
+
+def _direct(
+    item_side: ItemSide,
+    chunk: Chunk,
+    users: Side,
+    user: NDArray[np.intp],
+    item: NDArray[np.integer[Any]],
+) -> Sums:
+    """Logits of some pairs as the plain forward computes them in float64.
+
+    Args:
+        item_side: The model and its items.
+        chunk: Some of these.
+        users: The users.
+        user: Positions of users (B,).
+        item: Positions of items in the chunk (B,).
+
+    Returns:
+        Logits (B,).
+    """
+    parameters, logits = item_side.parameters.double(), np.empty(len(user), np.float32)
     for block in row_blocks(parameters, len(user)):
         v, linear = pair_vectors(item_side, users, user[block], chunk.start + item[block])
-        scores = linear + interactions(parameters, v.astype(np.float64))
-        logits[user[block], item[block]] = scores
+        logits[block] = linear + interactions(parameters, v.astype(np.float64))
+    return logits
 
 
 class _Block:
@@ -341,15 +393,32 @@ class _Excluded:
         _check_positions("excluded", (user, item), len(order), items)
         place = np.empty(len(order), np.intp)
         place[order] = np.arange(len(order))
-        sorting = np.argsort(place[user])
-        self._place, self._item = place[user][sorting], item[sorting]
+        sorting = np.lexsort((item, place[user]))
+        self._place, self._item = place[user][sorting], np.asarray(item)[sorting]
+
+    def of(self, places: slice, chunk: Chunk) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Excluded items of some users in a chunk.
+
+        Args:
+            places: B users.
+            chunk: The items.
+
+        Returns:
+            Where those of each user begin (B + 1,), and their positions in the chunk, rising.
+        """
+        place, item = self._pairs(places, chunk)
+        users = np.arange(places.stop - places.start + 1)
+        return np.searchsorted(place, users).astype(np.int64), item.astype(np.int64)
 
     def strike(self, places: slice, chunk: Chunk, logits: Sums) -> None:
         """Sets logits of excluded pairs to -inf, in place."""
+        logits[self._pairs(places, chunk)] = -np.inf
+
+    def _pairs(self, places: slice, chunk: Chunk) -> Pairs:
         first, last = np.searchsorted(self._place, (places.start, places.stop))
         place, item = self._place[first:last] - places.start, self._item[first:last] - chunk.start
         here = (item >= 0) & (item < chunk.items.rows)
-        logits[place[here], item[here]] = -np.inf
+        return place[here], item[here]
 
 
 def _check_k(k: int) -> None:

@@ -99,6 +99,12 @@ class Side:
         values = self.values[field]
         return values.encoded[values.of_row]
 
+    @property
+    def reach(self) -> float:
+        """The largest norm of a vector, of these rows and maybe of others; 0 without any."""
+        norms = [np.linalg.norm(v.vectors, axis=1).max(initial=0.0) for v in self.values.values()]
+        return float(max(norms, default=0.0))
+
     def linear(self) -> Floats:
         """Linear terms of all fields of the side, summed (n,)."""
         total = np.zeros(self.rows, np.float32)

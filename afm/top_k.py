@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from afm.kernels import scoring as kernel
+from afm.kernels.scoring import Found
 
 _GROUP = 16  # scores that share a maximum: more make a weaker bound, fewer a dearer one
 
@@ -20,6 +21,7 @@ class TopK:
     """
 
     def __init__(self, users: int, k: int) -> None:
+        self.k = k
         self.logits = np.full((users, k), -np.inf, np.float32)
         """The best so far (U, K); -inf where there are fewer."""
         self.items = np.full((users, k), -1, np.int64)
@@ -40,6 +42,20 @@ class TopK:
             )
         else:
             self._merge(users, logits, first)
+
+    def floor(self, users: slice) -> NDArray[np.float32]:
+        """The k-th best logit of some users so far, -inf where there are fewer (B,)."""
+        return self.logits[users, -1]
+
+    def offer_found(self, users: slice, found: Found, first: int) -> None:
+        """Takes what is good enough of what the kernel found in a chunk.
+
+        Args:
+            users: The users.
+            found: Some of their items.
+            first: Position of the chunk's first item.
+        """
+        kernel.keep_found(found, first, self.logits[users], self.items[users])
 
     def _merge(self, users: slice, logits: NDArray[np.float32], first: int) -> None:
         """:meth:`offer` in numpy, the reference for the kernel."""

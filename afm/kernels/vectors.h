@@ -18,12 +18,21 @@ constexpr int kLanes = 4;
 
 using Vec = float __attribute__((vector_size(4 * kLanes)));
 using Bits = uint32_t __attribute__((vector_size(4 * kLanes)));
+using Ints = int32_t __attribute__((vector_size(4 * kLanes)));
 
 inline Vec splat(float x) { return x - Vec{}; }  // unlike + 0, - 0 changes no number
 
 inline Vec load(const float* from) {
     Vec x;
     std::memcpy(&x, from, sizeof x);
+    return x;
+}
+
+// The first numbers of those there are; zeros beyond.
+inline Vec load(const float* from, int64_t count) {
+    if (count >= kLanes) return load(from);
+    Vec x{};
+    std::memcpy(&x, from, 4 * count);
     return x;
 }
 

@@ -29,6 +29,14 @@ def test_fields_of_many_values_are_not_shared() -> None:
     assert [pair.users for pair in plan.own.pairs] == [(0,)]
 
 
+def test_numbers_and_lists_of_users_are_not_shared() -> None:
+    number = Input(name="score", side="user", encode="value", cardinality=1)
+    liked = Input(name="liked", side="user", encode="multi", cardinality=9, width=3)
+    plan = make_plan(Layout.of([number, liked, field("age", "user"), field("i", "item")]))
+    assert [group.users for group in plan.shared] == [(2,)]
+    assert [pair.users for pair in plan.own.pairs] == [(0,), (1,)]
+
+
 def test_a_cross_adds_its_parents_to_what_its_pairs_need() -> None:
     fields = [
         field("age", "user"),

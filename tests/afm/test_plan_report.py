@@ -27,24 +27,26 @@ def test_pairs_of_one_side_are_computed_once_per_row(said: str) -> None:
     assert terms_after(said, "once per user and block of items: user_id × age") == 3 * USERS
 
 
-def test_what_users_share_is_computed_once_per_value_of_a_thousand(said: str) -> None:
+def test_what_users_share_is_computed_once_per_value_of_some_users(said: str) -> None:
     lines = said.splitlines()
-    (at,) = [n for n, line in enumerate(lines) if "once per age of each 1,024 users" in line]
+    (at,) = [n for n, line in enumerate(lines) if "once per age of each 8,192 users" in line]
     assert "(at most 9 values)" in lines[at]
     block = "\n".join(lines[at + 1 : at + 3])
     assert terms_after(block, f"per item ({ITEMS:,}): age × item_id, item_id × age_genre") == (
-        2 * 3 * 9 * ITEMS
+        2 * 9 * ITEMS
     )
     # age × genre, age × age_genre and genre × age_genre, for 12 genres
-    assert terms_after(block, "per genre (12)") == 3 * 3 * 9 * 12
+    assert terms_after(block, "per genre (12)") == 3 * 9 * 12
 
 
-def test_only_the_pair_of_ids_is_computed_for_each_user_and_item(said: str) -> None:
+def test_ids_and_numbers_of_users_are_combined_with_each_item_or_its_values(said: str) -> None:
     own = said.split("for each user\n")[1]
-    assert terms_after(own, "per item (2,000): user_id × item_id") == USERS * ITEMS
-    assert terms_after(own, "per genre (12): user_id × genre, user_id × age_genre") == (
-        USERS * 12 * 2
+    assert terms_after(own, "per item (2,000): user_id × item_id, score × item_id") == (
+        2 * USERS * ITEMS
     )
+    # of user_id and score, each with genre and age_genre
+    assert terms_after(own, "per genre (12)") == 4 * USERS * 12
+    assert "bounded first, and computed for few" in own
 
 
 def test_work_is_the_sum_of_all_lines_and_set_against_scoring_one_by_one(said: str) -> None:
