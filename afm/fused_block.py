@@ -64,7 +64,7 @@ class FusedBlock:
         self._room = float(item_side.parameters.scale * largest * 4 * _EPSILON * added)
 
     def parts(self) -> Iterator[slice]:
-        """Users that are best scored at once: fewer where there are sums of each with many values."""
+        """Users that are best scored at once: fewer where each brings sums of many values."""
         own = self._sums.item_side.plan.own
         sums = sum(len(self._values(p.items)[1]) for p in own.pairs if not self._sides_of(p))
         step = min(_AT_ONCE, max(1, _SUMS_AT_ONCE // (PLANES * max(sums, 1) * ROWS)) * ROWS)

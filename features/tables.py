@@ -9,6 +9,7 @@ import re
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -17,16 +18,17 @@ import pyarrow as pa
 from delta.tables import DeltaTable
 from deltalake import DeltaTable as DeltaLog
 from deltalake import Schema
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, CommitProperties, create_table_with_add_actions
 from py4j.protocol import Py4JJavaError
-from pyarrow import parquet
+from pyarrow import ArrowException, parquet
 from pyarrow.parquet import FileMetaData
 from pydantic import ValidationError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config
+from conf.schema import Config, is_url
 from features.errors import DataError, cause_of
 from features.spec import FeatureSpec, Prepared
 
@@ -239,6 +241,56 @@ def read(spark: SparkSession, root: str, name: str, version: int | None = None) 
         ) from error
 
 
+def read_arrow(
+    spark: SparkSession, root: str, name: str, version: int | None, columns: Sequence[str]
+) -> pa.Table:
+    """Reads a table that the driver can hold, without Spark where Python finds its files.
+
+    Args:
+        spark: The session.
+        root: Folder of the tables.
+        name: The table.
+        version: Its version, the newest if left out.
+        columns: Which columns.
+
+    Returns:
+        The rows, in any order.
+
+    Raises:
+        DataError: There is no such table or version.
+    """
+    if (log := _log(root, name, version)) is not None:
+        # Spark reads more kinds of tables, and says what is wrong with one.
+        with suppress(DeltaError, ArrowException, OSError):
+            return log.to_pyarrow_table(columns=list(columns))
+    return read(spark, root, name, version).select(*columns).toArrow()
+
+
+def count(spark: SparkSession, root: str, name: str, version: int) -> int:
+    """How many rows a table has, as its log knows where Python finds it.
+
+    Args:
+        spark: The session.
+        root: Folder of the tables.
+        name: The table.
+        version: Its version.
+    """
+    if (log := _log(root, name, version)) is not None:
+        rows = pa.table(log.get_add_actions())["num_records"]
+        if not rows.null_count:
+            return sum(rows.to_pylist())
+    return read(spark, root, name, version).count()
+
+
+def _log(root: str, name: str, version: int | None) -> DeltaLog | None:
+    if is_url(root):
+        return None
+    try:
+        return DeltaLog(table_path(root, name), version=version)
+    except (DeltaError, OSError):
+        return None
+
+
 def restore(spark: SparkSession, root: str, name: str, version: int) -> None:
     """Makes a table what it was: commits that a job left behind when it died no longer count.
 
@@ -371,16 +423,16 @@ def published(spark: SparkSession, root: str, version: int | None = None) -> Pre
         DataError: None has finished yet, or it is of another version of this code.
     """
     try:
-        row = read(spark, root, "prepared", version).select("prepared").head()
+        rows = read_arrow(spark, root, "prepared", version, ["prepared"])["prepared"].to_pylist()
     except (PySparkException, Py4JJavaError) as error:
         raise DataError(
             f"cannot read {table_path(root, 'prepared')} ({cause_of(error)}). "
             "Run jobs/prepare.py again"
         ) from error
-    if row is None:
+    if not rows:
         raise DataError(f"{table_path(root, 'prepared')} is empty. Run jobs/prepare.py first")
     try:
-        return Prepared.model_validate_json(row[0])
+        return Prepared.model_validate_json(rows[0])
     except ValidationError as error:
         raise DataError(
             f"{table_path(root, 'prepared')} was written by another version of this code. "

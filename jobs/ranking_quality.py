@@ -25,7 +25,8 @@ from features import tables
 from features.negatives import observed
 from features.python_tasks import map_in_arrow
 from features.spec import ITEM, LABEL, SPLIT, USER, Prepared
-from jobs.scoring_tasks import Ranker, chosen, read_items, score_schema, with_places
+from jobs.score_inputs import chosen, excluded_pairs, read_items, with_pairs
+from jobs.scoring_tasks import Ranker, score_schema
 
 POPULARITY, ALS_NAME = "popularity", "ALS"
 _USERS_AT_ONCE = 1_024  # whose scores by ALS are in memory
@@ -134,13 +135,13 @@ def rank_by_model(
     items = read_items(spark, config, prepared, model)
     some = spark.createDataFrame(pa.table({USER: held.users}))
     users = chosen(spark, config, "users", prepared.versions["users"], model)
-    users = with_places(
-        spark, config, prepared, users.join(F.broadcast(some), USER, "left_semi"), items
-    )
+    users = users.join(F.broadcast(some), USER, "left_semi")
+    seen = excluded_pairs(spark, config, prepared, users).join(F.broadcast(some), USER, "left_semi")
+    placed = with_pairs(users, seen).repartition(USER).sortWithinPartitions(USER, ITEM)
     with TemporaryDirectory() as folder:
         ranker = Ranker.of(spark, config, items, Path(folder))
         schema = score_schema(spark, config, prepared)
-        rows = map_in_arrow(users, ranker.rank, schema).select(USER, ITEM, "rank")
+        rows = map_in_arrow(placed, ranker.rank, schema).select(USER, ITEM, "rank")
         return _by_user(rows.orderBy(USER, "rank"), held.users, held.items)
 
 

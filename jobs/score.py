@@ -21,8 +21,9 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.dataset import dataset, field
-from pyspark import StorageLevel
+from pyarrow.parquet import ParquetFile
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
@@ -39,20 +40,19 @@ from jobs import events
 from jobs.door import run
 from jobs.progress import step
 from jobs.score_changes import Changes, best_rows, find_changes
-from jobs.score_files import Written, by_range, tasks_for, writes_files
-from jobs.score_parts import close_run, default_parts, open_run, says_run, score_parts
-from jobs.scoring_tasks import (
-    CONTEXT,
+from jobs.score_files import Written, writes_files
+from jobs.score_inputs import (
     Items,
-    Ranker,
-    arrow_schema,
     chosen,
+    excluded_pairs,
     read_items,
-    score_schema,
-    with_places,
-    written_out,
+    wanted_pairs,
+    with_pairs,
 )
+from jobs.score_parts import close_run, default_parts, open_run, says_run, score_parts
+from jobs.scoring_tasks import CONTEXT, Ranker, arrow_schema, score_schema, written_out
 from jobs.session import session
+from jobs.user_ranges import Ranges, by_range, find_ranges
 
 _USERS_SHOWN, _ITEMS_SHOWN = 3, 5
 _HOW = {"mode", "parts", "items_per_block", "explain_plan"}
@@ -89,9 +89,11 @@ def _score(spark: SparkSession, config: Config) -> None:
     )
     step(spark, "showing a few users")
     shown = [f.name for f in config.fields if f.side == "item" and f.encode == "none"]
-    known = tables.read(spark, root, "items", prepared.versions["items"])
+    name = shown[0] if shown else ITEM
+    columns = dict.fromkeys((ITEM, name))
+    known = tables.read_arrow(spark, root, "items", prepared.versions["items"], [*columns])
     rows = sample(users, tables.read(spark, root, "scores", version), kept, root)
-    print(as_text(rows, known.select(ITEM, *shown), shown[0] if shown else ITEM))
+    print(as_text(rows, known, name))
     events.tell(
         "result",
         path=tables.table_path(root, "scores"),
@@ -155,22 +157,20 @@ def score(
     """
     root = config.tables.root
     schema = score_schema(spark, config, prepared)
-    placed = with_places(spark, config, prepared, users, items)
     step(spark, "counting users")
-    count = (users if config.score.candidates is None else placed).count()
-    if not count:
-        if config.score.candidates is None and config.score.users is None:
-            raise DataError("the table users has no rows. Run jobs/prepare.py again")
-        if config.score.candidates is None:
-            raise DataError(f"score.users: no user meets {config.score.users!r}")
-        raise DataError("score.candidates: no pair is left that names a known user and item")
+    if config.score.candidates is None:
+        pairs, keyed = excluded_pairs(spark, config, prepared, users), users
+    else:
+        pairs = wanted_pairs(spark, config, prepared, users, items)
+        keyed = pairs.select(USER).distinct()
+    count = count_users(spark, config, prepared, keyed)
     with TemporaryDirectory() as folder:
         ranker = Ranker.of(spark, config, items, Path(folder))
         metadata = metadata | {"shifts": " ".join(map(str, ranker.shifts))}
         work: Work = ranker.rank
-        order: list[str] = []
-        pairs = len(items.table) * len(items.contexts)
-        parts = config.score.parts or default_parts(users, count * pairs)
+        placed, order = with_pairs(users, pairs), [ITEM]
+        each = len(items.table) * len(items.contexts)
+        parts = config.score.parts or default_parts(spark, count * each)
         if config.score.mode == "changed":
             step(spark, "comparing the tables with those that were scored")
             changes = find_changes(spark, config, prepared, users, items, metadata)
@@ -181,20 +181,26 @@ def score(
                     f"score: {changes.scored.count():,} users are scored with all items, "
                     f"{changes.others.count():,} with {len(changes.new_items):,} new ones"
                 )
-                placed = _rows(spark, config, prepared, changes, items, ranker, Path(folder))
+                placed = _rows(spark, config, prepared, changes, pairs, items, ranker, Path(folder))
                 work, parts = _as_they_are, 1
                 order = [CONTEXT, "rank"] if config.score.contexts else ["rank"]
-        step(spark, f"scoring {count:,} {'users' if config.score.candidates is None else 'pairs'}")
-        if not writes_files(users, root):
-            if config.score.parts not in (None, 1):
-                raise DataError("score.parts needs tables.root on a path that Python can write")
-            ranged = by_range(placed, tasks_for(placed, count), *order)
-            rows = map_in_arrow(ranged, written_out(work, schema), schema)
+        step(spark, f"scoring {count:,} users")
+        writes = writes_files(users, root)
+        if not writes and config.score.parts not in (None, 1):
+            raise DataError("score.parts needs tables.root on a path that Python can write")
+
+        def ranges() -> Ranges:
+            return find_ranges(config, prepared, keyed, count, parts if writes else 1)
+
+        if not writes:
+            rows = map_in_arrow(
+                by_range(placed, ranges()[0], *order), written_out(work, schema), schema
+            )
             version = tables.write(rows, root, "scores", metadata)
             return version, count_rows(tables.read(spark, root, "scores", version))
         table = Path(tables.table_path(root, "scores"))
-        current = open_run(table, identity(config, metadata), users, parts)
-        written = score_parts(current, placed, count, work, arrow_schema(schema), pairs, order)
+        current = open_run(table, identity(config, metadata), ranges)
+        written = score_parts(current, placed, count, work, arrow_schema(schema), each, order)
         version = tables.commit_files(
             root,
             "scores",
@@ -207,26 +213,55 @@ def score(
         return version, written
 
 
+def count_users(spark: SparkSession, config: Config, prepared: Prepared, users: DataFrame) -> int:
+    """How many users are to be scored.
+
+    Args:
+        spark: The session.
+        config: The pipeline.
+        prepared: The published tables.
+        users: These users.
+
+    Raises:
+        DataError: Nobody is.
+    """
+    if config.score.candidates is None and config.score.users is None:
+        count = tables.count(spark, config.tables.root, "users", prepared.versions["users"])
+    else:
+        count = users.count()
+    if count:
+        return count
+    if config.score.candidates is not None:
+        raise DataError("score.candidates: no pair is left that names a known user and item")
+    if config.score.users is not None:
+        raise DataError(f"score.users: no user meets {config.score.users!r}")
+    raise DataError("the table users has no rows. Run jobs/prepare.py again")
+
+
 def _rows(
     spark: SparkSession,
     config: Config,
     prepared: Prepared,
     changes: Changes,
+    pairs: DataFrame,
     items: Items,
     ranker: Ranker,
     folder: Path,
 ) -> DataFrame:
     """All rows of the table: what has to be scored is, the rest is taken over."""
     schema = score_schema(spark, config, prepared)
-    scored = with_places(spark, config, prepared, changes.scored, items)
-    rows, kept = map_in_arrow(scored, written_out(ranker.rank, schema), schema), changes.kept
+
+    def ranked(users: DataFrame, by: Ranker) -> DataFrame:
+        theirs = with_pairs(users, pairs.join(users, USER, "left_semi").select(USER, ITEM))
+        sorted_in = theirs.repartition(USER).sortWithinPartitions(USER, ITEM)
+        return map_in_arrow(sorted_in, written_out(by.rank, schema), schema)
+
+    rows, kept = ranked(changes.scored, ranker), changes.kept
     if len(changes.new_items):
         of_new = Ranker.of(spark, config, items, folder, changes.new_items, ranker.shifts)
-        others = with_places(spark, config, prepared, changes.others, items)
-        more = map_in_arrow(others, written_out(of_new.rank, schema), schema)
+        more = ranked(changes.others, of_new)
         kept = best_rows(kept.unionByName(more), config.score.top_k)
-    # Ranges are found by a pass over all rows, which must not score anything twice.
-    return rows.unionByName(kept).persist(StorageLevel.DISK_ONLY)
+    return rows.unionByName(kept)
 
 
 def _as_they_are(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -257,20 +292,28 @@ def sample(users: DataFrame, scores: DataFrame, kept: Written, root: str) -> lis
         kept: What was written: its files, if Python has written them, are read without Spark.
         root: Folder of the tables.
     """
-    some = users.select(USER).orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN).collect()
-    keys = [row[USER] for row in some]
     if kept.files:
         folder = tables.table_path(root, "scores")
-        files = dataset([f"{folder}/{file.path}" for file in kept.files])
-        first = (field(USER).isin(keys)) & (field("rank") <= _ITEMS_SHOWN)
-        rows = files.to_table(filter=first).to_pylist()
+        paths = [f"{folder}/{file.path}" for file in kept.files[:_USERS_SHOWN]]
+        keys = pa.concat_arrays([_outer_users(path) for path in paths]).unique()
+        first = (field(USER).isin(keys[:_USERS_SHOWN])) & (field("rank") <= _ITEMS_SHOWN)
+        rows = dataset(paths).to_table(filter=first).to_pylist()
     else:
-        few = scores.where(F.col(USER).isin(keys)).where(F.col("rank") <= _ITEMS_SHOWN)
-        rows = [row.asDict(recursive=True) for row in few.collect()]
+        few = users.select(USER).orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN).collect()
+        few_rows = scores.where(F.col(USER).isin([row[USER] for row in few]))
+        few_rows = few_rows.where(F.col("rank") <= _ITEMS_SHOWN)
+        rows = [row.asDict(recursive=True) for row in few_rows.collect()]
     return sorted(rows, key=lambda row: (row[USER], row.get(CONTEXT, ""), row["rank"]))
 
 
-def as_text(rows: list[dict[str, Any]], items: DataFrame, name: str) -> str:
+def _outer_users(path: str) -> pa.Array:
+    """Keys of the first and the last user of a file."""
+    with ParquetFile(path) as file:
+        ends = [file.read_row_group(g, [USER])[USER] for g in (0, file.num_row_groups - 1)]
+    return pa.concat_arrays([ends[0].chunk(0)[:1], ends[1].chunks[-1][-1:]])
+
+
+def as_text(rows: list[dict[str, Any]], items: pa.Table, name: str) -> str:
     """Rows of the table with the pairs of fields that explain them, to read.
 
     Args:
@@ -278,8 +321,9 @@ def as_text(rows: list[dict[str, Any]], items: DataFrame, name: str) -> str:
         items: Key and name of the items.
         name: The column with the name.
     """
-    known = items.where(F.col(ITEM).isin(list({row[ITEM] for row in rows}))).collect()
-    names = {row[ITEM]: row[name] for row in known}
+    shown = pa.array([row[ITEM] for row in rows], items.schema.field(ITEM).type)
+    known = items.filter(pc.is_in(items[ITEM], shown))
+    names = dict(zip(known[ITEM].to_pylist(), known[name].to_pylist(), strict=True))
     lines = []
     for row in rows:
         if row["rank"] == 1:

@@ -20,7 +20,8 @@ from pyspark.sql import functions as F
 from conf.schema import Config
 from features import tables
 from features.spec import ITEM, USER, Prepared
-from jobs.scoring_tasks import CONTEXT, Items, chosen, seen_pairs
+from jobs.score_inputs import Items, chosen, seen_pairs
+from jobs.scoring_tasks import CONTEXT
 
 _SAME = ("weights", "spec", "score", "shifts")
 """What two runs' commits must both say, so that the rows of one hold in the other."""

@@ -14,7 +14,6 @@ from typing import Self
 import pyarrow as pa
 from pyarrow import parquet
 from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
 
 from conf.schema import is_url
 from features.python_tasks import Work, map_in_arrow
@@ -22,7 +21,6 @@ from features.runs import starts
 from features.spec import USER
 from features.tables import NewFile
 
-USERS_PER_TASK = 16_384
 _ROWS_PER_GROUP = 65_536
 """Few, so that who wants one user's rows reads little more."""
 
@@ -57,27 +55,6 @@ def writes_files(frame: DataFrame, root: str) -> bool:
         root: Their folder.
     """
     return not is_url(root) and all(uri.startswith("file:") for uri in frame.inputFiles())
-
-
-def tasks_for(users: DataFrame, count: int) -> int:
-    """Into how many ranges users are cut: enough for all cores, and none too large for a task.
-
-    Args:
-        users: What tasks get.
-        count: How many users.
-    """
-    return max(users.sparkSession.sparkContext.defaultParallelism, -(-count // USERS_PER_TASK))
-
-
-def by_range(frame: DataFrame, tasks: int, *order: str) -> DataFrame:
-    """Rows in ranges of users, each task's sorted: a file holds a range, a row group a part of it.
-
-    Args:
-        frame: Rows with ``user_key``.
-        tasks: How many ranges.
-        order: Columns that order the rows of a user.
-    """
-    return frame.repartitionByRange(tasks, USER).sortWithinPartitions(USER, *order)
 
 
 def write_files(
@@ -130,10 +107,14 @@ def _write(batches: Iterator[pa.RecordBatch], schema: pa.Schema, target: Path) -
             continue
         if writer is None:
             writer = parquet.ParquetWriter(
-                target, schema, use_dictionary=repeated, compression="SNAPPY", store_schema=False
+                target,
+                _like(batch, schema).schema,
+                use_dictionary=repeated,
+                compression="SNAPPY",
+                store_schema=False,
+                write_statistics=[USER],
             )
-        table = pa.Table.from_batches([batch]).cast(schema)
-        writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
+        writer.write_table(_like(batch, schema), row_group_size=_ROWS_PER_GROUP)
         keys = batch.column(USER)
         users += int(starts(keys, last).sum())
         last = keys[-1]
@@ -145,17 +126,11 @@ def _write(batches: Iterator[pa.RecordBatch], schema: pa.Schema, target: Path) -
     return Written((file,), users, footer.num_rows)
 
 
-def ranges(tasks: DataFrame, bounds: tuple[str | None, str | None]) -> DataFrame:
-    """The rows of a range of users.
+def _like(batch: pa.RecordBatch, schema: pa.Schema) -> pa.Table:
+    """A batch with the columns of a schema, but names in explanations as numbers and a dictionary.
 
-    Args:
-        tasks: Rows with ``user_key``.
-        bounds: First key, and the one after the last, as text; None for no bound.
+    Parquet has them like that, and a name is not written out for each row first.
     """
-    kind = tasks.schema[USER].dataType
-    first, end = bounds
-    if first is not None:
-        tasks = tasks.where(F.col(USER) >= F.lit(first).cast(kind))
-    if end is not None:
-        tasks = tasks.where(F.col(USER) < F.lit(end).cast(kind))
-    return tasks
+    table = pa.Table.from_batches([batch])
+    at = schema.get_field_index("explanation")
+    return table.cast(schema.set(at, table.schema.field("explanation")))

@@ -22,18 +22,16 @@ from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable as DeltaLog
-from pyspark.sql import DataFrame
-from pyspark.sql import functions as F
+from pyspark.sql import DataFrame, SparkSession
 
 from afm.artifact import replace_file
 from features.python_tasks import Work
-from features.spec import USER
 from jobs import events
-from jobs.score_files import Written, by_range, joined, ranges, tasks_for, write_files
+from jobs.score_files import Written, joined, write_files
+from jobs.user_ranges import Ranges, by_range, within
 
 _PAIRS_PER_CORE = 5_000_000_000
 """Pairs of a part for each core: about a minute's."""
-_SAMPLE = 100_000  # users, at least, by whose keys parts are cut
 
 
 @dataclass(frozen=True)
@@ -43,34 +41,33 @@ class Run:
     folder: Path
     """Where it keeps what is done."""
     name: str
-    cuts: tuple[str, ...]
-    """First user of each part but the first, as text."""
+    ranges: Ranges
 
     def bounds(self, part: int) -> tuple[str | None, str | None]:
         """First user of a part, and of the next one."""
-        edges = [None, *self.cuts, None]
-        return edges[part], edges[part + 1]
+        firsts = [ranges[0] for ranges in self.ranges]
+        return firsts[part], firsts[part + 1] if part + 1 < len(firsts) else None
 
     def prefix(self, part: int) -> str:
         """What names of a part's files begin with."""
         return f"part-{self.name}-{part:05}"
 
 
-def default_parts(users: DataFrame, pairs: int) -> int:
+def default_parts(spark: SparkSession, pairs: int) -> int:
     """How many parts are worth it.
 
     Args:
-        users: The users.
+        spark: The session.
         pairs: Scores to compute.
 
     Returns:
-        Parts of some minutes each.
+        Parts of a minute or so each.
     """
-    cores = users.sparkSession.sparkContext.defaultParallelism
+    cores = spark.sparkContext.defaultParallelism
     return max(1, pairs // (_PAIRS_PER_CORE * cores))
 
 
-def open_run(table: Path, identity: str, users: DataFrame, parts: int) -> Run:
+def open_run(table: Path, identity: str, ranges: Callable[[], Ranges]) -> Run:
     """Takes up a run of this identity that was interrupted, or begins one.
 
     What interrupted runs of other identities left behind is removed.
@@ -78,8 +75,7 @@ def open_run(table: Path, identity: str, users: DataFrame, parts: int) -> Run:
     Args:
         table: Folder of the table.
         identity: Of all that determines the rows.
-        users: The users.
-        parts: How many parts a new run has.
+        ranges: Finds those of a new run.
 
     Returns:
         The run.
@@ -93,11 +89,11 @@ def open_run(table: Path, identity: str, users: DataFrame, parts: int) -> Run:
     if plan.exists():
         found = json.loads(plan.read_text())
         if not _committed(table, found["run"]):
-            return Run(folder, found["run"], tuple(found["cuts"]))
+            return Run(folder, found["run"], tuple(map(tuple, found["ranges"])))
         _discard(table, folder)
-    run = Run(folder, uuid.uuid4().hex[:16], _cuts(users, parts))
+    run = Run(folder, uuid.uuid4().hex[:16], ranges())
     folder.mkdir(parents=True)
-    replace_file(plan, _writer_of(json.dumps({"run": run.name, "cuts": run.cuts})))
+    replace_file(plan, _writer_of(json.dumps({"run": run.name, "ranges": run.ranges})))
     return run
 
 
@@ -114,7 +110,7 @@ def score_parts(
 
     Args:
         run: The run.
-        users: What tasks get.
+        users: What tasks get, with ``user_key``.
         count: How many users there are.
         work: What tasks make of them.
         schema: Of the rows.
@@ -124,21 +120,20 @@ def score_parts(
     Returns:
         The files of all parts.
     """
-    table, parts = run.folder.parents[1], len(run.cuts) + 1
+    table, parts = run.folder.parents[1], len(run.ranges)
     done: dict[int, Written] = {}
     for part in range(parts):
         if (found := _finished(run, part)) is not None:
             done[part] = found
     if done:
         _say(f"{len(done)} of {parts} parts are there from a run that was interrupted")
-    tasks = tasks_for(users, -(-count // parts))
     started, before = time.monotonic(), len(done)
     for part in range(parts):
         if part in done:
             continue
         for stray in table.glob(f"{run.prefix(part)}-*.parquet"):
             stray.unlink()
-        some = by_range(ranges(users, run.bounds(part)), tasks, *order)
+        some = by_range(within(users, *run.bounds(part)), run.ranges[part], *order)
         written = write_files(some, work, schema, table, run.prefix(part))
         replace_file(run.folder / f"{part:05}.json", _writer_of(written.to_json()))
         done[part] = written
@@ -197,17 +192,6 @@ def _committed(table: Path, run: str) -> bool:
         return False
     history = DeltaLog(str(table)).history()
     return any(json.loads(c.get("userMetadata") or "{}").get("run") == run for c in history)
-
-
-def _cuts(users: DataFrame, parts: int) -> tuple[str, ...]:
-    """First users of all parts but the first: equal shares of a sample by hash."""
-    if parts == 1:
-        return ()
-    every = max(1, users.count() // _SAMPLE)
-    some = users.where(F.pmod(F.xxhash64(USER), F.lit(every)) == 0).orderBy(USER)
-    keys = [row[0] for row in some.select(F.col(USER).cast("string")).collect()]
-    places = sorted({len(keys) * part // parts for part in range(1, parts)} - {0})
-    return tuple(keys[place] for place in places)
 
 
 def _say(line: str) -> None:

@@ -10,253 +10,37 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyspark import SparkFiles
-from pyspark.sql import DataFrame, SparkSession
-from pyspark.sql import functions as F
+from pyspark.sql import SparkSession
 from pyspark.sql import types as T
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from afm.artifact import Artifact
 from afm.errors import DivergedError
 from afm.explain import explain_ranking
-from afm.item_side import ItemSide, prepare_items
+from afm.item_side import ItemSide
 from afm.link import to_probability
-from afm.scoring import Pairs, Ranking, best_of, recommend, recommend_among
+from afm.scoring import USERS_AT_ONCE, Ranking, best_of, recommend, recommend_among
 from afm.slots import from_arrow
-from conf.schema import Config, Loss, Scalar
+from conf.schema import Config, Loss
 from features import tables
-from features.cross_table import CrossTable
 from features.errors import DataError
-from features.expressions import parse, type_of
-from features.negatives import observed
 from features.python_tasks import Work
-from features.readable import readable_values
-from features.sources import read as read_source
-from features.spec import ITEM, SPLIT, UNSEEN, USER, Input, Prepared
-from features.transform import Encoder
+from features.spec import ITEM, USER, Input, Prepared
+from jobs.score_inputs import Items
 
 CONTEXT = "context"
-_PLACES = "_places"
-"""Column of the users: positions of the items they have seen, or are to be scored with."""
-_ROWS_AT_ONCE = 524_288
+_ROWS_AT_ONCE = 1_048_576
 """Recommendations that a task holds."""
 _FEWEST_USERS = 1_024
 """Users that come at once, however many items are kept: so many share most work."""
-_ROWS_EXPLAINED = 65_536
+_ROWS_EXPLAINED = 262_144
+"""Recommendations explained at once: many, for most pairs of fields are the same in several."""
 
 _EXPLANATION = (
     "ARRAY<STRUCT<field_a: STRING, field_b: STRING, attention: FLOAT, contribution: FLOAT>>"
 )
-
-
-@dataclass(frozen=True)
-class Items:
-    """The items that are ranked, encoded, in the order of their keys."""
-
-    table: pa.Table
-    """``item_key`` and a column per field."""
-    contexts: Mapping[str | None, Mapping[str, NDArray[Any]]]
-    """Encoded value of each context field, by the context's name."""
-    model: Artifact
-    crosses: Mapping[str, CrossTable]
-
-    @property
-    def keys(self) -> pa.Array:
-        """Their keys."""
-        return self.table[ITEM].combine_chunks()
-
-    def side(
-        self, context: str | None, places: NDArray[np.int64], shift: float | None = None
-    ) -> ItemSide:
-        """Works out all that does not depend on the user, for some items.
-
-        Args:
-            context: Name of a context.
-            places: Positions of the items, rising.
-            shift: As ``prepare_items`` takes it.
-
-        Returns:
-            Their item side.
-        """
-        layout = self.model.layout
-        own = [i for i in layout.inputs if i.side == "item"]
-        # Without fields of the items, their positions say how many there are.
-        columns = from_arrow(own, self.table.take(pa.array(places))) | {ITEM: places}
-        return prepare_items(
-            self.model.weights,
-            layout,
-            self.model.manifest.config.model.scale,
-            columns,
-            context=self.contexts[context],
-            crosses=self.crosses,
-            shift=shift,
-        )
-
-
-def read_items(spark: SparkSession, config: Config, prepared: Prepared, model: Artifact) -> Items:
-    """Reads the items that ``score.items`` lets through.
-
-    Args:
-        spark: The session.
-        config: The pipeline.
-        prepared: The published tables.
-        model: A model trained on them.
-
-    Returns:
-        The items.
-
-    Raises:
-        DataError: There are none, or a context field has no value.
-    """
-    versions = prepared.versions
-    if "items" not in versions or "users" not in versions:
-        raise DataError("scoring needs users and items: set keys.user and keys.item")
-    root = config.tables.root
-    vocabulary = tables.read(spark, root, "vocabulary", versions["vocabulary"]).toArrow()
-    encoder = Encoder.of(prepared.spec, vocabulary)
-    contexts = [i for i in model.layout.inputs if i.side == "context"]
-    encoded = {
-        name: encode_context(spark, name, values, encoder, contexts)
-        for name, values in config.score.situations.items()
-    }
-    table = chosen(spark, config, "items", versions["items"], model).toArrow().sort_by(ITEM)
-    if not len(table):
-        if config.score.items is None:
-            raise DataError("the table items has no rows. Run jobs/prepare.py again")
-        raise DataError(f"score.items: no item meets {config.score.items!r}")
-    return Items(table, encoded, model, encoder.crosses)
-
-
-def chosen(
-    spark: SparkSession, config: Config, side: str, version: int, model: Artifact
-) -> DataFrame:
-    """The users or the items that are scored, encoded.
-
-    Args:
-        spark: The session.
-        config: The pipeline, whose ``score.users`` and ``score.items`` choose.
-        side: ``users`` or ``items``.
-        version: Of that table.
-        model: The model.
-
-    Returns:
-        The key and a column per field that the model looks at.
-
-    Raises:
-        DataError: The condition does not fit the table.
-    """
-    frame = tables.read(spark, config.tables.root, side, version)
-    condition: str | None = getattr(config.score, side)
-    if condition is not None:
-        where = f"score.{side}"
-        holds = parse(frame, condition, where)
-        if not isinstance(type_of(frame, holds), T.BooleanType):
-            raise DataError(f"{where}: {condition!r} is not a condition, such as `age > 0`")
-        frame = frame.where(holds)
-    inputs = [i.name for i in model.layout.inputs if f"{i.side}s" == side]
-    return frame.select(USER if side == "users" else ITEM, *inputs)
-
-
-def encode_context(
-    spark: SparkSession,
-    name: str | None,
-    values: Mapping[str, Scalar | None],
-    encoder: Encoder,
-    inputs: Sequence[Input],
-) -> dict[str, NDArray[Any]]:
-    """Encodes the values of a context, as ``prepare`` encodes a log's.
-
-    Args:
-        spark: The session.
-        name: The context's; None for ``score.context`` alone.
-        values: A value per context field.
-        encoder: Spec and vocabularies.
-        inputs: The context fields.
-
-    Returns:
-        An encoded value per field.
-
-    Raises:
-        DataError: A field has no value, or one that no training row had.
-    """
-    if not inputs:
-        return {}
-    where = "score.context" if name is None else f"score.contexts, {name!r}"
-    names = dict.fromkeys(encoder.fields[i.name].config.name for i in inputs if not i.parents)
-    lacking = [field for field in names if field not in values]
-    if lacking:
-        raise DataError(
-            f"{where}: give a value for {', '.join(lacking)} (null for a missing one): "
-            "recommendations are made for one context at a time"
-        )
-    fields = [f.config for f in encoder.spec.fields if f.config.name in names]
-    readable = readable_values(spark, fields, values).toArrow()
-    columns = encoder.encode(readable.combine_chunks().to_batches()[0].column, inputs)
-    for wanted in inputs:
-        if wanted.encode != "value" and wanted.parents is None and UNSEEN in columns[wanted.name]:
-            known = encoder.vocabularies[wanted.name].slice(0, 10).to_pylist()
-            raise DataError(
-                f"{where}: {wanted.name} = {values[wanted.name]!r}: no training row had it. "
-                f"The most frequent are {', '.join(known)}"
-            )
-    return {name: column[0] for name, column in columns.items()}
-
-
-def with_places(
-    spark: SparkSession, config: Config, prepared: Prepared, users: DataFrame, items: Items
-) -> DataFrame:
-    """Adds to each user the items it has seen, or those that it is to be scored with.
-
-    Args:
-        spark: The session.
-        config: The pipeline.
-        prepared: The published tables.
-        users: Encoded users.
-        items: The items.
-
-    Returns:
-        The users; of a candidates table, those that it names. :class:`Ranker` takes them.
-
-    Raises:
-        DataError: The candidates table lacks a column.
-    """
-    seen = seen_pairs(spark, config, prepared.versions["features"])
-    if config.score.candidates is None:
-        if not config.score.exclude_seen:
-            return users.withColumn(_PLACES, F.lit(None).cast("array<int>"))
-        return users.join(_places(spark, seen, items.keys), USER, "left")
-    wanted = read_source(spark, config.score.candidates, "score.candidates")
-    lacking = [c for c in (USER, ITEM) if c not in wanted.columns]
-    if lacking:
-        raise DataError(f"score.candidates has no column {', '.join(lacking)}")
-    # With keys of the log's types, so that they compare as keys do.
-    keys = [F.col(key).try_cast(seen.schema[key].dataType).alias(key) for key in (USER, ITEM)]
-    pairs = wanted.select(*keys).join(seen, [USER, ITEM], "left_anti")
-    return users.join(_places(spark, pairs, items.keys), USER)
-
-
-def seen_pairs(spark: SparkSession, config: Config, version: int) -> DataFrame:
-    """The user and item keys of interactions whose items ``score.exclude_seen`` excludes.
-
-    Args:
-        spark: The session.
-        config: The pipeline.
-        version: Of the table ``features``.
-
-    Returns:
-        ``user_key`` and ``item_key``, in as many rows as the log has.
-    """
-    log = observed(tables.read(spark, config.tables.root, "features", version))
-    return log.where(F.col(SPLIT).isin(list(config.score.exclude_seen))).select(USER, ITEM)
-
-
-def _places(spark: SparkSession, pairs: DataFrame, keys: pa.Array) -> DataFrame:
-    """For each user of some pairs, the positions of the items, each once."""
-    numbered = pa.table({ITEM: keys, "_place": pa.array(range(len(keys)), pa.int32())})
-    known = F.broadcast(spark.createDataFrame(numbered))
-    placed = pairs.join(known, ITEM)
-    return placed.groupBy(USER).agg(F.sort_array(F.collect_set("_place")).alias(_PLACES))
 
 
 @dataclass(frozen=True)
@@ -357,19 +141,19 @@ class Ranker:
         """Ranks the items for users.
 
         Args:
-            batches: Users, as :func:`with_places` makes them.
+            batches: Users and their pairs, as :func:`jobs.score_inputs.with_pairs` puts them
+                together, by ``user_key``, then ``item_key``.
 
         Yields:
             Rows of the table ``scores``, those of a user together, by context, then rank.
         """
         rows = self.top_k * len(self.contexts)
-        step = max(_FEWEST_USERS, _ROWS_AT_ONCE // rows)
-        for batch in batches:
-            for start in range(0, batch.num_rows, step):
-                yield from self._rank_users(batch.slice(start, step))
+        step = min(USERS_AT_ONCE, max(_FEWEST_USERS, _ROWS_AT_ONCE // rows))
+        for users, pairs in _by_users(batches, step):
+            yield from self._rank_users(users, pairs)
 
-    def _rank_users(self, batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
-        users, pairs = from_arrow(self.inputs, batch), _pairs(batch.column(_PLACES))
+    def _rank_users(self, batch: pa.Table, pairs: "_Pairs") -> Iterator[pa.RecordBatch]:
+        users = from_arrow(self.inputs, batch)
         # Without fields of the users, their positions say how many there are.
         users = users | {USER: np.arange(batch.num_rows)}
         parts, order = [], []
@@ -389,6 +173,43 @@ class Ranker:
             if len(parts) > 1:
                 rows = rows.take(pa.array(np.lexsort(np.concatenate(order, axis=1))))
             yield from rows.combine_chunks().to_batches()
+
+
+class _Pairs(NamedTuple):
+    """Pairs of users and items."""
+
+    user: NDArray[np.int64]
+    """Positions of the users."""
+    item: pa.Array
+    """Keys of the items."""
+
+
+def _by_users(batches: Iterable[pa.RecordBatch], step: int) -> Iterator[tuple[pa.Table, _Pairs]]:
+    """Takes users and pairs apart, some users with all their pairs at a time."""
+    held: list[pa.RecordBatch] = []
+    users = 0
+    for batch in batches:
+        held.append(batch)
+        users += batch.column(ITEM).null_count
+        while users > step:
+            table = pa.Table.from_batches(held).combine_chunks()
+            end = int(np.flatnonzero(table[ITEM].is_null())[step])
+            yield _apart(table.slice(0, end))
+            held, users = table.slice(end).to_batches(), users - step
+    if held:
+        yield _apart(pa.Table.from_batches(held).combine_chunks())
+
+
+def _apart(table: pa.Table) -> tuple[pa.Table, _Pairs]:
+    is_user = table[ITEM].is_null().to_numpy()
+    users, pairs = table.filter(is_user), table.filter(~is_user)
+    user = (np.cumsum(is_user) - 1)[~is_user].clip(min=0)
+    if not len(users):
+        return users, _Pairs(user[:0], pairs[ITEM].slice(0, 0).combine_chunks())
+    # A pair of a user that is not scored comes after another one.
+    theirs = pc.equal(pairs[USER], users[USER].take(pa.array(user)))
+    user = user[theirs.to_numpy(zero_copy_only=False)]
+    return users, _Pairs(user, pairs.filter(theirs)[ITEM].combine_chunks())
 
 
 class _Some(NamedTuple):
@@ -413,15 +234,15 @@ def _taken(ranking: Ranking, rows: NDArray[Any]) -> Ranking:
 
 
 def _rank(
-    ranker: Ranker, file: BlockFile, users: Mapping[str, NDArray[Any]], pairs: Pairs
+    ranker: Ranker, file: BlockFile, users: Mapping[str, NDArray[Any]], pairs: _Pairs
 ) -> Ranking:
     """Ranks the items of a block, with positions among all."""
     block = _load(file)
-    user, item = pairs
-    at = np.searchsorted(block.places, item).clip(max=len(block.places) - 1)
-    here = block.places[at] == item
+    at = pc.index_in(pairs.item, block.keys)
+    here = at.is_valid().to_numpy(zero_copy_only=False)
     ranked = recommend_among if ranker.among else recommend
-    ranking = ranked(block.side, users, ranker.top_k, (user[here], at[here]))
+    places = at.drop_null().to_numpy().astype(np.int64)
+    ranking = ranked(block.side, users, ranker.top_k, (pairs.user[here], places))
     return replace(ranking, item=block.places[ranking.item])
 
 
@@ -478,12 +299,6 @@ def written_out(work: Work, schema: T.StructType) -> Work:
     return plain
 
 
-def _pairs(places: pa.ListArray) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    lengths = places.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    item = places.flatten().to_numpy(zero_copy_only=False).astype(np.int64)
-    return np.repeat(np.arange(len(places)), lengths), item
-
-
 def _at_least(ranking: Ranking, probability: float, loss: Loss) -> Ranking:
     """The rows with at least this probability: the first ones of each user."""
     if probability == 0.0:
@@ -492,7 +307,7 @@ def _at_least(ranking: Ranking, probability: float, loss: Loss) -> Ranking:
 
 
 def _to_rows(
-    user_keys: pa.Array, users: Mapping[str, NDArray[Any]], some: _Some, ranker: Ranker
+    user_keys: pa.ChunkedArray, users: Mapping[str, NDArray[Any]], some: _Some, ranker: Ranker
 ) -> pa.Table:
     block, ranking = _load(some.file), some.ranking
     if not np.isfinite(ranking.logit).all():
