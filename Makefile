@@ -40,6 +40,7 @@ peers: setup
 	uv pip install -q --python build/bench/peers/bin/python -r benchmarks/peers.txt
 
 bench-score: setup ## scoring all pairs against Spark ALS and a naive cross join (about half an hour)
+	python tools/portable_kernels.py
 	spark-submit --properties-file conf/spark.conf benchmarks/bench_score.py
 
 lint: setup ## check style, types and who imports whom
@@ -63,8 +64,9 @@ lock: setup ## pin requirements.in and docs/requirements.in anew (make lock UPGR
 	done
 
 dist: setup ## build the wheel that spark-submit --py-files takes, into dist/
+	python tools/portable_kernels.py # executors may have no compiler
 	rm -rf build/lib && python -m build --wheel --no-isolation # a wheel takes old files along otherwise
 
 clean: ## remove what was built, not .venv
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf build dist afm/kernels/portable *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -path ./.venv -prune -o -name __pycache__ -exec rm -rf {} +

@@ -2,7 +2,8 @@
 
 A library stays in the user's cache folder under a name made of everything that shapes it: source,
 flags, the compiler and the processor it compiles for. Another machine that shares the folder
-compiles its own.
+compiles its own. Where there is no compiler, a library serves that came along, for all processors
+of a level of x86-64: ``make dist`` puts some into the wheel.
 """
 
 import hashlib
@@ -15,16 +16,24 @@ import subprocess
 import tempfile
 from collections.abc import Sequence
 from ctypes import CDLL
-from importlib.resources import files
+from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 NATIVE = "-mcpu=native" if platform.machine() in ("arm64", "aarch64") else "-march=native"
 # No -ffast-math: it breaks NaN, and sets flush-to-zero for the whole process. But no errno, which
 # square roots would have to set one by one.
-FLAGS = (
-    *(NATIVE, "-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno"),
+_FLAGS = (
+    *("-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno"),
     *("-fPIC", "-shared", "-pthread"),
 )
+FLAGS = (NATIVE, *_FLAGS)
+LEVELS = {
+    "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    "x86-64-v3": {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"},
+}
+"""Levels of x86-64 that libraries come along for, the fastest first, and what marks a processor."""
+_PORTABLE: Traversable = files("afm.kernels") / "portable"
 
 
 class CompileError(Exception):
@@ -41,12 +50,59 @@ def load(*parts: str, otherwise: str) -> CDLL | None:
     Returns:
         The kernel; None where it cannot be compiled.
     """
-    folder = files("afm.kernels")
+    source = source_of(*parts)
     try:
-        return CDLL(str(compiled(b"".join((folder / part).read_bytes() for part in parts))))
+        return CDLL(str(compiled(source)))
     except (CompileError, OSError) as error:
+        if (library := _portable(source)) is not None:
+            return library
         logging.getLogger(__name__).warning("%s: %s", otherwise, error)
         return None
+
+
+def source_of(*parts: str) -> bytes:
+    """Files of this folder, one after the other."""
+    folder = files("afm.kernels")
+    return b"".join((folder / part).read_bytes() for part in parts)
+
+
+def compile_portable(source: bytes, folder: Path) -> None:
+    """Compiles a library for each level of x86-64, to come along to machines without a compiler.
+
+    Args:
+        source: C++17.
+        folder: Where they go.
+
+    Raises:
+        CompileError: There is no compiler, or it fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    alone = ("-static-libstdc++", "-static-libgcc")
+    for level in LEVELS:
+        target = folder / _portable_name(source, level)
+        command = [*_compiler(), f"-march={level}", *_FLAGS, *alone, "-o", str(target)]
+        _run([*command, "-x", "c++", "-"], source)
+
+
+def _portable(source: bytes) -> CDLL | None:
+    for level, needs in LEVELS.items():
+        library = _PORTABLE / _portable_name(source, level)
+        if needs <= _processor_flags() and library.is_file():
+            with as_file(library) as path:  # from a wheel that is not unpacked, for this long
+                return CDLL(str(path))
+    return None
+
+
+def _portable_name(source: bytes, level: str) -> str:
+    return f"{hashlib.sha256(source).hexdigest()[:16]}-{level}.so"
+
+
+def _processor_flags() -> set[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    return {flag for line in lines if line.startswith("flags") for flag in line.split()}
 
 
 def compiled(source: bytes) -> Path:

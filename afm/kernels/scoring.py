@@ -23,6 +23,9 @@ PLANES = 3
 LANES = 16
 """Users come in multiples of it: as many as the longest vector registers hold."""
 
+SOURCE = ("vectors.h", "network.h", "products.cpp", "top_k.cpp", "scoring.cpp", "explain.cpp")
+"""What the kernel is made of."""
+
 _Floats = NDArray[np.float32]
 _Places = NDArray[np.int64]
 
@@ -35,8 +38,7 @@ def library() -> CDLL | None:
         The kernel; None where it cannot be compiled, which is logged once.
     """
     loss = "scoring goes without the fused kernel, several times slower"
-    parts = ("products.cpp", "top_k.cpp", "scoring.cpp", "explain.cpp")
-    return load("vectors.h", "network.h", *parts, otherwise=loss)
+    return load(*SOURCE, otherwise=loss)
 
 
 class Network:

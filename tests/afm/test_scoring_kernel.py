@@ -55,6 +55,37 @@ def test_processors_with_shorter_vectors(flag: str) -> None:
         np.testing.assert_allclose(all_logits(case), expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("level", compiled.LEVELS)
+def test_a_machine_without_a_compiler_takes_what_came_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, level: str
+) -> None:
+    compiled.compile_portable(compiled.source_of(*kernel.SOURCE), tmp_path)
+    case = id_case(40, 300, size=5)
+    with in_numpy():
+        expected = all_logits(case)
+    monkeypatch.setattr(compiled, "_PORTABLE", tmp_path)
+    monkeypatch.setenv("CXX", "no-compiler")
+    needs = compiled.LEVELS[level]
+    if not needs <= compiled._processor_flags():
+        pytest.skip(f"this processor is not of {level}")
+    monkeypatch.setattr(compiled, "LEVELS", {level: needs})
+    library = kernel.library.__wrapped__()
+    assert library is not None
+    monkeypatch.setattr(kernel, "library", lambda: library)
+    np.testing.assert_allclose(all_logits(case), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_processor_of_no_known_level_goes_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    compiled.compile_portable(compiled.source_of(*kernel.SOURCE), tmp_path)
+    monkeypatch.setattr(compiled, "_PORTABLE", tmp_path)
+    monkeypatch.setattr(compiled, "_processor_flags", lambda: {"sse2"})
+    monkeypatch.setenv("CXX", "no-compiler")
+    assert kernel.library.__wrapped__() is None
+    assert "no-compiler cannot be run" in caplog.text
+
+
 def test_scoring_imports_no_torch() -> None:
     code = "import sys, afm.scoring, afm.explain; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
