@@ -87,15 +87,19 @@ def readable_values(
     Raises:
         DataError: A value has a fault.
     """
-    one = spark.range(1)
-    columns = []
+    one = spark.sql("SELECT 1")  # a row that Spark computes with at once, without a job
+    columns, found = [], []
     for field in fields:
         value = F.lit(values[field.name])
         column, faults = readable(field, value, type_of(one, value))
-        for fault in faults:
-            if one.where(fault.found).count():
-                raise DataError(f"{field.name} = {values[field.name]!r} {fault.what}")
+        found += [(field.name, fault) for fault in faults]
         columns.append(column.alias(field.name))
+    flags = one.select(
+        *(fault.found.alias(str(n)) for n, (_, fault) in enumerate(found))
+    ).collect()[0]
+    for (name, fault), has_it in zip(found, flags, strict=True):
+        if has_it:
+            raise DataError(f"{name} = {values[name]!r} {fault.what}")
     return one.select(*columns)
 
 

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pyarrow.dataset import dataset, field
 from pyarrow.parquet import ParquetFile
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
@@ -55,6 +54,7 @@ from jobs.session import session
 from jobs.user_ranges import Ranges, by_range, find_ranges
 
 _USERS_SHOWN, _ITEMS_SHOWN = 3, 5
+_ROWS_READ = 1_024  # of a file, to show some of them
 _HOW = {"mode", "parts", "items_per_block", "explain_plan"}
 """Keys of ``score`` that say how to go about it, and change no row."""
 
@@ -92,7 +92,7 @@ def _score(spark: SparkSession, config: Config) -> None:
     name = shown[0] if shown else ITEM
     columns = dict.fromkeys((ITEM, name))
     known = tables.read_arrow(spark, root, "items", prepared.versions["items"], [*columns])
-    rows = sample(users, tables.read(spark, root, "scores", version), kept, root)
+    rows = sample(users, root, version, kept)
     print(as_text(rows, known, name))
     events.tell(
         "result",
@@ -283,34 +283,37 @@ def count_rows(scores: DataFrame) -> Written:
     return Written((), totals["users"], totals["rows"])
 
 
-def sample(users: DataFrame, scores: DataFrame, kept: Written, root: str) -> list[dict[str, Any]]:
+def sample(users: DataFrame, root: str, version: int, kept: Written) -> list[dict[str, Any]]:
     """The best rows of a few users, in the order to show them.
 
     Args:
         users: The users that were scored.
-        scores: The table.
-        kept: What was written: its files, if Python has written them, are read without Spark.
         root: Folder of the tables.
+        version: Of ``scores``.
+        kept: What was written: its files, if Python has written them, are read without Spark.
     """
     if kept.files:
         folder = tables.table_path(root, "scores")
-        paths = [f"{folder}/{file.path}" for file in kept.files[:_USERS_SHOWN]]
-        keys = pa.concat_arrays([_outer_users(path) for path in paths]).unique()
-        first = (field(USER).isin(keys[:_USERS_SHOWN])) & (field("rank") <= _ITEMS_SHOWN)
-        rows = dataset(paths).to_table(filter=first).to_pylist()
+        files = kept.files[:_USERS_SHOWN]
+        paths, each = [f"{folder}/{file.path}" for file in files], -(-_USERS_SHOWN // len(files))
+        rows = [row for path in paths for row in _of_first_users(path, each)]
     else:
-        few = users.select(USER).orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN).collect()
-        few_rows = scores.where(F.col(USER).isin([row[USER] for row in few]))
-        few_rows = few_rows.where(F.col("rank") <= _ITEMS_SHOWN)
-        rows = [row.asDict(recursive=True) for row in few_rows.collect()]
+        some = users.select(USER).orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN).collect()
+        scores = tables.read(users.sparkSession, root, "scores", version)
+        few = scores.where(F.col(USER).isin([row[USER] for row in some]))
+        few = few.where(F.col("rank") <= _ITEMS_SHOWN)
+        rows = [row.asDict(recursive=True) for row in few.collect()]
     return sorted(rows, key=lambda row: (row[USER], row.get(CONTEXT, ""), row["rank"]))
 
 
-def _outer_users(path: str) -> pa.Array:
-    """Keys of the first and the last user of a file."""
+def _of_first_users(path: str, count: int) -> list[dict[str, Any]]:
     with ParquetFile(path) as file:
-        ends = [file.read_row_group(g, [USER])[USER] for g in (0, file.num_row_groups - 1)]
-    return pa.concat_arrays([ends[0].chunk(0)[:1], ends[1].chunks[-1][-1:]])
+        rows = next(file.iter_batches(_ROWS_READ))
+    first = pc.is_in(rows[USER], rows[USER].unique()[:count])
+    shown: list[dict[str, Any]] = rows.filter(
+        pc.and_(first, pc.less_equal(rows["rank"], _ITEMS_SHOWN))
+    ).to_pylist()
+    return shown
 
 
 def as_text(rows: list[dict[str, Any]], items: pa.Table, name: str) -> str:
