@@ -21,7 +21,7 @@ from typing import Literal
 
 from afm.slots import Layout
 
-FEW = 1024
+FEW = 256
 """Embeddings up to which an index of users counts as shared: a block of users hardly repeats values
 of a larger one, nor numbers and lists. It is a constant, and no count of the users at hand, so that
 a user's sums are added in the same order, and come out the same to the last bit, whichever block

@@ -57,9 +57,9 @@ def describe_plan(item_side: ItemSide, users: int, items: int, contexts: int, k:
         done += _of_group(item_side, head, group, values * groups, items)
     done += _of_group(item_side, "for each user", plan.own, users, items)
     lines += [line for line, _ in done if line]
-    if serves(item_side):
+    if plan.own.pairs and serves(item_side):
         lines.append(
-            "    what is per item here is bounded first, and computed for few: at most this"
+            "    of many values, attention is bounded first, and computed for few: at most this"
         )
     terms = sum(cost for _, cost in done) * contexts
     pairs = users * items * contexts

@@ -54,7 +54,6 @@ from jobs.session import session
 from jobs.user_ranges import Ranges, by_range, find_ranges
 
 _USERS_SHOWN, _ITEMS_SHOWN = 3, 5
-_ROWS_READ = 1_024  # of a file, to show some of them
 _HOW = {"mode", "parts", "items_per_block", "explain_plan"}
 """Keys of ``score`` that say how to go about it, and change no row."""
 
@@ -92,7 +91,8 @@ def _score(spark: SparkSession, config: Config) -> None:
     name = shown[0] if shown else ITEM
     columns = dict.fromkeys((ITEM, name))
     known = tables.read_arrow(spark, root, "items", prepared.versions["items"], [*columns])
-    rows = sample(users, root, version, kept)
+    at_most = _USERS_SHOWN * config.score.top_k * len(items.contexts)
+    rows = sample(spark, root, version, kept, at_most)
     print(as_text(rows, known, name))
     events.tell(
         "result",
@@ -283,37 +283,32 @@ def count_rows(scores: DataFrame) -> Written:
     return Written((), totals["users"], totals["rows"])
 
 
-def sample(users: DataFrame, root: str, version: int, kept: Written) -> list[dict[str, Any]]:
-    """The best rows of a few users, in the order to show them.
+def sample(
+    spark: SparkSession, root: str, version: int, kept: Written, at_most: int
+) -> list[dict[str, Any]]:
+    """The best rows of the first users, in the order to show them.
 
     Args:
-        users: The users that were scored.
+        spark: The session.
         root: Folder of the tables.
         version: Of ``scores``.
         kept: What was written: its files, if Python has written them, are read without Spark.
+        at_most: Rows that these users have at most.
     """
     if kept.files:
-        folder = tables.table_path(root, "scores")
-        files = kept.files[:_USERS_SHOWN]
-        paths, each = [f"{folder}/{file.path}" for file in files], -(-_USERS_SHOWN // len(files))
-        rows = [row for path in paths for row in _of_first_users(path, each)]
+        path = f"{tables.table_path(root, 'scores')}/{kept.files[0].path}"
+        with ParquetFile(path) as file:
+            few = next(file.iter_batches(at_most))
+        first = pc.is_in(few[USER], few[USER].unique()[:_USERS_SHOWN])
+        first = pc.and_(first, pc.less_equal(few["rank"], _ITEMS_SHOWN))
+        rows = few.filter(first).to_pylist()
     else:
-        some = users.select(USER).orderBy(F.xxhash64(USER)).limit(_USERS_SHOWN).collect()
-        scores = tables.read(users.sparkSession, root, "scores", version)
-        few = scores.where(F.col(USER).isin([row[USER] for row in some]))
-        few = few.where(F.col("rank") <= _ITEMS_SHOWN)
-        rows = [row.asDict(recursive=True) for row in few.collect()]
+        scores = tables.read(spark, root, "scores", version)
+        some = scores.select(USER).distinct().orderBy(USER).limit(_USERS_SHOWN).collect()
+        best = scores.where(F.col("rank") <= _ITEMS_SHOWN)
+        best = best.where(F.col(USER).isin([row[USER] for row in some]))
+        rows = [row.asDict(recursive=True) for row in best.collect()]
     return sorted(rows, key=lambda row: (row[USER], row.get(CONTEXT, ""), row["rank"]))
-
-
-def _of_first_users(path: str, count: int) -> list[dict[str, Any]]:
-    with ParquetFile(path) as file:
-        rows = next(file.iter_batches(_ROWS_READ))
-    first = pc.is_in(rows[USER], rows[USER].unique()[:count])
-    shown: list[dict[str, Any]] = rows.filter(
-        pc.and_(first, pc.less_equal(rows["rank"], _ITEMS_SHOWN))
-    ).to_pylist()
-    return shown
 
 
 def as_text(rows: list[dict[str, Any]], items: pa.Table, name: str) -> str:

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 
+from afm import item_side as items_module
 from afm.item_side import prepare_items
 from afm.kernels import compiled
 from afm.kernels import scoring as kernel
@@ -39,6 +40,30 @@ def test_rankings_agree_with_numpy(size: int, extreme: bool) -> None:
     np.testing.assert_allclose(ranking.logit, expected.logit, rtol=1e-5, atol=atol)
     for mine, theirs in zip(items_of(ranking, 70), items_of(expected, 70), strict=True):
         assert len(set(mine) & set(theirs)) >= 299  # the last ones may differ by rounding
+
+
+@pytest.mark.parametrize("chunk", [700, 8192])
+@pytest.mark.parametrize("factor", [0.0, 0.3, 3.0, 30.0])
+@pytest.mark.parametrize("size", [2, 16, 19])
+def test_bounds_lose_nothing(size: int, factor: float, chunk: int) -> None:
+    case = id_case(60, 3000, size=size, seed=size)
+    case.weights["attention.h"] *= np.float32(factor)
+    case.weights["embedding"][2:600] *= 2  # so that norms differ
+    with patch.object(items_module, "CHUNK", chunk):
+        side = case.item_side()
+    found, scores = [], kernel.Pairs.scores
+    with patch.object(
+        kernel.Pairs, "scores", lambda *given: found.append(scores(*given)) or found[-1]
+    ):
+        best = recommend(side, case.users, 10)
+    scored = sum(len(f.items) for f in found)
+    assert 60 * 10 <= scored <= 60 * 3000
+    if factor == 0.0:
+        assert scored < 0.2 * 60 * 3000
+    everything = recommend(side, case.users, 3000)
+    first = everything.rank <= 10
+    for name in ("user", "item", "rank", "logit"):
+        np.testing.assert_array_equal(getattr(best, name), getattr(everything, name)[first])
 
 
 @pytest.mark.parametrize("flag", ["-mno-avx512f", "-mno-avx"])
