@@ -29,7 +29,7 @@ from afm.sides import Domain, Side, read_side
 from afm.slots import Layout
 from features.cross_table import CrossTable
 
-CHUNK = 8192
+CHUNK = 32768
 """Items of a chunk: many, for what depends on few distinct values is done once per chunk."""
 TILE = 256
 """Items of a tile: few, so that the hidden units of a tile of users and items stay in cache."""

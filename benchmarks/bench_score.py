@@ -7,7 +7,7 @@ Each contender starts from what is on disk, scores all items for all users, keep
 each and ends with a Delta table: Spark ALS of rank 16 and 64 by ``recommendForAllUsers``, the cross
 join with the model's forward in a pandas UDF (for some users: its rate counts), and
 ``jobs/score.py``, explanations included, with the compiled kernel and as it goes on a machine
-without a compiler. The numbers of users and items are those of KuaiRand-Pure (Gao et al., CIKM
+without a compiler, with the one that the wheel brings along. The numbers of users and items are those of KuaiRand-Pure (Gao et al., CIKM
 2022), with 5 fields of users, 6 of items and 2 of the context, and larger ones. Weights are random:
 what they are does not change the work. The recommendations of the cross join's users are compared.
 """

@@ -1,4 +1,4 @@
-"""Scores every user with every item, exactly, and keeps the best K items of each user.
+r"""Scores every user with every item, exactly, and keeps the best K items of each user.
 
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml
     spark-submit --properties-file conf/spark.conf jobs/score.py conf/movielens.yaml score.top_k=100

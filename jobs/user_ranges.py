@@ -22,13 +22,14 @@ Ranges = tuple[tuple[str | None, ...], ...]
 
 
 def tasks_for(spark: SparkSession, count: int) -> int:
-    """How many ranges are worth it: enough for all cores, and none too large for a task.
+    """How many ranges are worth it: as many for each core, and none too large for a task.
 
     Args:
         spark: The session.
         count: How many users.
     """
-    return max(spark.sparkContext.defaultParallelism, -(-count // USERS_PER_TASK))
+    cores = spark.sparkContext.defaultParallelism
+    return cores * max(1, -(-count // (cores * USERS_PER_TASK)))
 
 
 def find_ranges(

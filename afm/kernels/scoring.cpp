@@ -69,10 +69,26 @@ struct Wanted {
 
 using Sums = Vec[kPlanes][kBlock];
 
+// What a pair's values are to all users alike.
+struct Shape {
+    std::vector<float> tiles;   // as tiles_of says
+    std::vector<int32_t> bins;  // where l is bounded: the bin of each item
+};
+
+std::vector<Shape> shapes_of(const Network& net, const Pairs& pairs) {
+    std::vector<Shape> shapes;
+    for (const Product* pair = pairs.product; pair < pairs.product + pairs.products; ++pair) {
+        shapes.push_back({tiles_of(*pair, pair->base ? 1 : net.K), {}});
+        for (int64_t n = 0; pair->bin && n < pairs.items; ++n)
+            shapes.back().bins.push_back(pair->bin[pair->of_item ? pair->of_item[n] : n]);
+    }
+    return shapes;
+}
+
 // A pair of fields for kLanes users.
 struct Weighed {
     const Product* pair;
-    const std::vector<float>& tiles;
+    const Shape& shape;
     Users users;
     std::vector<Vec> terms;   // of values that repeat: t and exp(l); where l is bounded, t alone
     std::vector<Vec> bounds;  // where it is, as bounds_of says
@@ -81,41 +97,38 @@ struct Weighed {
     bool is_table() const { return pair->of_item && !pair->bin; }
 };
 
-using Tiles = std::vector<std::vector<float>>;
-
-// Those of all products.
-Tiles tiles_of(const Network& net, const Pairs& pairs) {
-    Tiles tiles;
-    for (const Product* pair = pairs.product; pair < pairs.product + pairs.products; ++pair)
-        tiles.push_back(tiles_of(*pair, pair->base ? 1 : net.K));
-    return tiles;
-}
-
 // Adds up the pairs of kLanes users, from lane on.
 class Adder {
 public:
-    Adder(const Network& net, const Pairs& pairs, const Tiles& tiles, int64_t lane)
+    Adder(const Network& net, const Pairs& pairs, const std::vector<Shape>& shapes, int64_t lane)
         : pairs_(pairs), lane_(lane) {
         Users users;
         for (const Product *pair = pairs.product; pair < pairs.product + pairs.products; ++pair) {
             if (pair == pairs.product || pair->u != pair[-1].u || pair->base != pair[-1].base)
                 users = Users(net, pair->u + lane * net.K, pair->base);
-            products_.push_back({pair, tiles[pair - pairs.product], users, {}, {}});
+            products_.push_back({pair, shapes[pair - pairs.product], users, {}, {}});
             Weighed& product = products_.back();
-            if (pair->bin) product.bounds = bounds_of(users, *pair);
+            if (pair->bin) {
+                product.bounds = bounds_of(users, *pair);
+                bounded_.push_back(products_.size() - 1);
+                Vec most{};
+                for (int64_t bin = 0; bin < pair->bins; ++bin)
+                    most = product.bounds[2 * bin + 1] > most ? product.bounds[2 * bin + 1] : most;
+                gaps_ += most;
+            }
             if (!pair->of_item) continue;
             product.terms.resize(pair->values * (pair->bin ? 1 : 2));
             if (pair->bin)
-                for_terms(users, product.tiles, 0, pair->values,
+                for_terms(users, product.shape.tiles, 0, pair->values,
                           [&](int64_t n, Vec term) { product.terms[n] = term; });
             else
-                for_products(users, *pair, product.tiles, 0, pair->values,
+                for_products(users, *pair, product.shape.tiles, 0, pair->values,
                              [&](int64_t n, Vec term, Vec weight) {
                                  product.terms[2 * n] = term;
                                  product.terms[2 * n + 1] = weight;
                              });
         }
-        terms_.resize(products_.size() * kBlock);
+        terms_.resize(bounded_.size() * kBlock);
     }
 
     // Adds all pairs but those whose weights are only bounded. Always in the same order and by the
@@ -137,45 +150,28 @@ public:
                     add(n, of_value[0], of_value[1]);
                 }
             else
-                for_products(product.users, *product.pair, product.tiles, first, count, add);
+                for_products(product.users, *product.pair, product.shape.tiles, first, count, add);
         }
     }
 
     // Makes of the planes N and D what scores can be, least and most.
     void bound(Sums sums, int64_t first, int64_t count, float scale, float room) {
-        for_bounded([&](const Weighed& product, Vec* terms) {
+        for (size_t at = 0; at < bounded_.size(); ++at) {
+            const Weighed& product = products_[bounded_[at]];
+            Vec* terms = &terms_[at * kBlock];
             if (product.pair->of_item)
                 for (int64_t n = 0; n < count; ++n) terms[n] = product.terms[product.value(first + n)];
             else
-                for_terms(product.users, product.tiles, first, count,
+                for_terms(product.users, product.shape.tiles, first, count,
                           [&](int64_t n, Vec term) { terms[n] = term; });
-            for (int64_t n = 0; n < count; ++n) {
-                const Vec least = bounds(product, first + n)[0];
-                sums[0][n] += least * terms[n];
-                sums[1][n] += least;
-            }
-        });
-        Vec score[kBlock], above[kBlock] = {}, below[kBlock] = {}, largest[kBlock];
-        for (int64_t n = 0; n < count; ++n) {
-            score[n] = sums[0][n] / sums[1][n];
-            largest[n] = sums[1][n];
         }
-        for_bounded([&](const Weighed& product, const Vec* terms) {
-            for (int64_t n = 0; n < count; ++n) {
-                const Vec gap = bounds(product, first + n)[1], more = gap * (terms[n] - score[n]);
-                above[n] += more > 0.0f ? more : Vec{};
-                below[n] += more > 0.0f ? Vec{} : more;
-                largest[n] += gap;
-            }
-        });
-        for (int64_t n = 0; n < count; ++n) {
-            const Vec D = sums[1][n], L = sums[2][n], part = scale * (1 + 64 * kEpsilon) / D;
-            const Vec off = room + 4 * kEpsilon * (L > 0.0f ? L : -L);
-            const Vec middle = score[n] * scale + L;
-            // Where sums leave their range, and for NaN, a score may be anything.
-            const auto known = (D > 2 * kSmallest) & (largest[n] < 0.5f * kLargest);
-            sums[0][n] = known ? middle + part * below[n] - off : splat(-kInfinity);
-            sums[1][n] = known ? middle + part * above[n] + off : splat(kInfinity);
+        // With their number known, all that there is per item stays in registers.
+        switch (bounded_.size()) {
+            case 1: return bound_of<1>(1, sums, first, count, scale, room);
+            case 2: return bound_of<2>(2, sums, first, count, scale, room);
+            case 3: return bound_of<3>(3, sums, first, count, scale, room);
+            case 4: return bound_of<4>(4, sums, first, count, scale, room);
+            default: return bound_of<0>(bounded_.size(), sums, first, count, scale, room);
         }
     }
 
@@ -230,14 +226,40 @@ private:
         return pair.sums + value * kPlanes * pairs_.stride + lane_;
     }
 
-    static const Vec* bounds(const Weighed& product, int64_t item) {
-        return &product.bounds[2 * product.pair->bin[product.value(item)]];
-    }
-
-    template <class Work>
-    void for_bounded(const Work& work) {
-        for (size_t at = 0; at < products_.size(); ++at)
-            if (products_[at].pair->bin) work(products_[at], &terms_[at * kBlock]);
+    // Of kBounded products, or if that is 0, of so many.
+    template <int kBounded>
+    void bound_of(int bounded, Sums sums, int64_t first, int64_t count, float scale, float room) {
+        const int number = kBounded ? kBounded : bounded;
+        std::vector<const Vec*> bounds(number);
+        std::vector<const int32_t*> bins(number);
+        for (int at = 0; at < number; ++at) {
+            bounds[at] = products_[bounded_[at]].bounds.data();
+            bins[at] = &products_[bounded_[at]].shape.bins[first];
+        }
+        const Vec* terms = terms_.data();
+        for (int64_t n = 0; n < count; ++n) {
+            Vec N = sums[0][n], D = sums[1][n];
+            for (int at = 0; at < number; ++at) {
+                const Vec least = bounds[at][2 * bins[at][n]];
+                N += least * terms[at * kBlock + n];
+                D += least;
+            }
+            const Vec inverse = 1.0f / D, score = N * inverse;
+            Vec above{}, below{};
+            for (int at = 0; at < number; ++at) {
+                const Vec gap = bounds[at][2 * bins[at][n] + 1];
+                const Vec more = gap * (terms[at * kBlock + n] - score);
+                above += more > 0.0f ? more : Vec{};
+                below += more > 0.0f ? Vec{} : more;
+            }
+            const Vec L = sums[2][n], part = scale * (1 + 64 * kEpsilon) * inverse;
+            const Vec off = room + 4 * kEpsilon * (L > 0.0f ? L : -L);
+            const Vec middle = score * scale + L;
+            // Where sums leave their range, and for NaN, a score may be anything.
+            const auto known = (D > 2 * kSmallest) & (D + gaps_ < 0.5f * kLargest);
+            sums[0][n] = known ? middle + part * below - off : splat(-kInfinity);
+            sums[1][n] = known ? middle + part * above + off : splat(kInfinity);
+        }
     }
 
     // t and exp(l), by the operations of for_products.
@@ -269,6 +291,8 @@ private:
     const Pairs& pairs_;
     const int64_t lane_;
     std::vector<Weighed> products_;
+    std::vector<int> bounded_;    // which of them are
+    Vec gaps_{};                  // the most that their weights together can be above the least
     std::vector<Vec> terms_, x_;  // of a block's bounded products; of kLanes items
     std::vector<Turned> turned_;
     int user_ = 0;
@@ -420,9 +444,9 @@ std::vector<std::vector<int64_t>> promising(Adder& adder, const Kinds& kinds, co
 
 // Sums of pairs (stride, kPlanes, items), of which the rows of users are written.
 extern "C" void pair_sums(const Network* net, const Pairs* pairs, float* out) {
-    const Tiles tiles = tiles_of(*net, *pairs);
+    const auto shapes = shapes_of(*net, *pairs);
     for (int64_t lane = 0; lane < pairs->users; lane += kLanes) {
-        const Adder adder(*net, *pairs, tiles, lane);
+        const Adder adder(*net, *pairs, shapes, lane);
         const int64_t items = pairs->items;
         for_blocks(items, [&](int64_t first, int64_t count) {
             Sums sums = {};
@@ -441,10 +465,10 @@ extern "C" int scores(const Network* net, const Pairs* pairs, const Rest* rest,
                       const Wanted* wanted, int64_t* ends, int32_t* item, float* score) {
     Bits any{};
     int64_t end = 0;
-    const Tiles tiles = tiles_of(*net, *pairs);
+    const auto shapes = shapes_of(*net, *pairs);
     Kinds kinds(*rest, pairs->items);
     for (int64_t lane = 0; lane < pairs->users; lane += kLanes) {
-        Adder adder(*net, *pairs, tiles, lane);
+        Adder adder(*net, *pairs, shapes, lane);
         kinds.turn_to(lane);
         const auto found = promising(adder, kinds, *pairs, *rest, *wanted, lane);
         for (int user = 0; user < std::min<int64_t>(kLanes, pairs->users - lane); ++user) {
