@@ -1,4 +1,4 @@
-"""Compares a batch that was appended with the rows held out from training: has the data moved?
+r"""Compares a batch that was appended with the rows held out from training: has the data moved?
 
     spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/yours.yaml \
         mode=append source.interactions.path=new_day.parquet
