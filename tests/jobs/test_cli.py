@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, events
+from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, events, here
 
 JOBS = (
     "prepare",
@@ -49,16 +49,10 @@ def test_help_names_every_job() -> None:
 def test_help_of_a_job_is_its_own(job: str) -> None:
     result = afm(job, "--help")
     assert result.returncode == 0
-    own = subprocess.run(
-        [str(BIN / "python"), f"jobs/{job}.py", "--help"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    ).stdout
+    own = here(job, "--help")
+    assert own.stdout
     squeezed = " ".join(result.stdout.split())
-    for line in own.splitlines():
+    for line in own.stdout.splitlines():
         assert " ".join(line.split()) in squeezed
 
 
