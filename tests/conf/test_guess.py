@@ -135,7 +135,7 @@ def test_texts_that_yaml_takes_otherwise_are_quoted() -> None:
 
 
 def test_what_cannot_be_guessed_is_said(tmp_path: Path) -> None:
-    with pytest.raises(GuessError, match="none of the columns user_id, ad_id, .* … looks like a label"):
+    with pytest.raises(GuessError, match="none of the columns user_id, .* … looks like a label"):
         guess(log().drop(columns=["clicked", "is_liked"]))
     with pytest.raises(GuessError, match="there is no"):
         read_sample(str(tmp_path / "none.csv"))
