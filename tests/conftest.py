@@ -1,7 +1,6 @@
 """Fixtures that several rooms' tests share."""
 
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,9 +11,6 @@ from tests.tally import Tally
 # Tests start many JVMs, none for long: what their second compiler gains is less than what it takes.
 # The first alone has room for 48 MB of code, and makes larger frames of ALS's recursion.
 JVM = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xss16m -XX:+UseSerialGC"
-# Classes from the archive that set-up made: a third off the start. Java says nothing if it cannot.
-if (ARCHIVE := Path(sys.prefix) / "spark.jsa").exists():
-    JVM += f" -XX:SharedArchiveFile={ARCHIVE} -Xlog:disable"
 os.environ.setdefault("SPARK_SUBMIT_OPTS", JVM)
 
 ROOT = Path(__file__).parents[1]
