@@ -101,10 +101,10 @@ for kernel in cpu, rows, scoring: kernel.library()'
 }
 
 check_spark() {
+    local java='-XX:ArchiveClassesAtExit=.venv/spark.jsa -XX:TieredStopAtLevel=1 -XX:+UseSerialGC'
     rm -f .venv/spark.jsa
     PATH=$PWD/.venv/bin:$PATH spark-submit --properties-file conf/spark.conf --conf spark.log.level=ERROR \
-        --conf spark.driver.extraJavaOptions=-XX:ArchiveClassesAtExit=.venv/spark.jsa \
-        --driver-memory 1g tools/check_spark.py
+        --conf spark.driver.extraJavaOptions="$java" --driver-memory 1g tools/check_spark.py
 }
 
 if ! missing=$(tools/check_prerequisites.sh "$python"); then

@@ -34,7 +34,6 @@ from tests.jobs.commands import (
     here,
     on_terminal,
     result,
-    spark,
     train,
 )
 from tests.reporting.pipelines import Page
@@ -316,7 +315,7 @@ def test_rerun_ends_in_the_same_content(request, outputs, where: list[str], root
 
 def test_one_and_two_ranks_agree(where: list[str], outputs, root: Path) -> None:
     settings = [*where, "train.epochs=2", f"tables.models={root / 'ranks'}"]
-    command("python", "jobs/train.py", YAML, *settings, "train.run=one")
+    here("train", YAML, *settings, "train.run=one")
     train(2, YAML, *settings, "train.run=two")
     one, two = (load(root / "ranks", "afm", run).manifest.validation for run in ("one", "two"))
     assert one.auc == pytest.approx(two.auc, abs=0.005)
@@ -367,15 +366,14 @@ def test_another_day_is_that_of_the_tutorial(
     assert len(kept.merge(after, on=keys)) == len(kept)
 
 
-def test_candidates_are_scored_alone(where: list[str], outputs, root: Path) -> None:
+def test_candidates_are_scored_alone(request, where: list[str], outputs, root: Path) -> None:
+    request.getfixturevalue("spark")
     seen = frame(root, "interactions").head(30)[["user_key", "item_key"]]
     wanted = frame(root, "scores").groupby("user_key").head(2)[["user_key", "item_key"]].head(40)
     pd.concat([wanted, seen]).astype(str).to_parquet(root / "candidates.parquet", index=False)
     candidates = f"score.candidates={{format: parquet, path: {root / 'candidates.parquet'}}}"
     everything = frame(root, "scores").set_index(["user_key", "item_key"])["logit"]
-    quiet = spark("score", YAML, *where, candidates, "score.top_k=1")
-    assert "\r" not in quiet.stdout + quiet.stderr
-    assert " tasks" not in quiet.stdout + quiet.stderr
+    here("score", YAML, *where, candidates, "score.top_k=1")
     scores = frame(root, "scores")
     assert len(scores) == wanted["user_key"].nunique()
     keys = pd.MultiIndex.from_frame(scores[["user_key", "item_key"]])

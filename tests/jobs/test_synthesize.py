@@ -83,7 +83,10 @@ def test_pipeline_is_a_configuration(tmp_path: Path, changes: dict[str, Any]) ->
 @pytest.mark.slow
 def test_the_commands_take_a_synthetic_log(spark, tmp_path: Path) -> None:
     small = ["rows=20000", "users.count=300", "items.count=200", f"path={tmp_path}"]
-    said = submit("synthesize", "conf/synthetic.yaml", *small).stdout
+    run = submit("synthesize", "conf/synthetic.yaml", *small)
+    said = run.stdout
+    assert "\r" not in said + run.stderr  # no progress where there is no terminal
+    assert " tasks" not in said + run.stderr
     assert "20,000 rows" in said
     assert "no model can do better than AUC 0." in said
     prepared = here("prepare", tmp_path / "pipeline.yaml").stdout
