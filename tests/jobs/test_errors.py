@@ -62,6 +62,7 @@ SUBMITTED = {"column", "expression"}  # which Spark would show with Java's stack
             "rule item refuses 300 of 300 rows (100.0%, allowed 10.0%): city is not a",
         ),
     ],
+    ids=["path", "column", "one class", "expression", "type"],
 )
 def test_prepare_says_what_is_wrong(
     spark, pipeline: Path, case: str, override: str, message: str
