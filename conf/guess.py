@@ -108,9 +108,13 @@ def read_sample(path: str) -> Sample:
             table = DeltaTable(path).to_pyarrow_dataset().head(SAMPLE)
             return Sample(_plain(table), {"format": "delta", "path": path})
         if any(name.endswith(".parquet") for name in names):
+            shown = [f for f in files if not f.name.startswith(("_", "."))]
             files = [f for f in files if f.name.endswith(".parquet")]
             table = dataset.dataset([str(f) for f in files], format="parquet").head(SAMPLE)
-            return Sample(_plain(table), {"format": "parquet", "path": path})
+            source: dict[str, Any] = {"format": "parquet", "path": path}
+            if set(shown) - set(files):  # which Spark would take for Parquet, too
+                source["options"] = {"pathGlobFilter": "*.parquet"}
+            return Sample(_plain(table), source)
         if any(name.endswith((".json", ".jsonl", ".ndjson")) for name in names):
             rows = pd.read_json(files[0], lines=True, nrows=SAMPLE)
             return Sample(rows, {"format": "json", "path": path})
@@ -210,6 +214,11 @@ def guess(rows: pd.DataFrame) -> Guess:
     return Guess(label, why, {k: _quoted(c) for k, c in keys.items()}, tuple(fields), left_out)
 
 
+def _some(names: list[str]) -> str:
+    """Names in a sentence, the first ones of many."""
+    return ", ".join(names[:10]) + (" …" if len(names) > 10 else "")
+
+
 def _names(rows: pd.DataFrame) -> list[str]:
     return [str(name) for name in rows.columns]
 
@@ -254,8 +263,9 @@ def _label(rows: pd.DataFrame, named: bool) -> "tuple[str, str, str, pd.Series[A
         why = f"{share[cut]:.0%} of the rows have that much"
         return name, f"{_quoted(name)} >= {cut:g}", why, rows[name] >= cut
     raise GuessError(
-        "no column looks like a label (label, click, rating …, with two values or a few numbers). "
-        "Rename it to label, or write the YAML by hand: docs/reference/configuration.md"
+        f"none of the columns {_some(_names(rows))} looks like a label (label, click, rating …, "
+        "with two values or a few numbers). Rename one to label, or write the YAML by hand: "
+        "docs/reference/configuration.md"
     )
 
 

@@ -21,6 +21,7 @@ FREQUENT = 50
 TENTHS = [n / 10 for n in range(1, 10)]
 SURE = 4.0
 """Standard deviations beyond which a difference is no chance: one of 30,000."""
+_APPENDED = "_appended"
 
 
 class Shift(NamedTuple):
@@ -112,25 +113,37 @@ def edges_of(rows: DataFrame, names: Sequence[str]) -> dict[str, list[float]]:
 
 
 def histograms(
-    rows: DataFrame, inputs: Sequence[Input], edges: Mapping[str, Sequence[float]]
-) -> dict[str, NDArray[np.int64]]:
+    before: DataFrame,
+    now: DataFrame,
+    inputs: Sequence[Input],
+    edges: Mapping[str, Sequence[float]],
+) -> list[dict[str, NDArray[np.int64]]]:
     """Counts the rows in each bin of each field, in one pass.
 
     Args:
-        rows: Encoded rows.
+        before: Encoded rows held out.
+        now: Those appended.
         inputs: The fields.
         edges: The tenths of each field of ``value``.
 
     Returns:
-        Counts by field (FIRST + FREQUENT + 1,): of an index, or of the values of a list, 0 and 1
-        are those missing and unseen; of a number, the first are its tenths.
+        Of both, counts by field (FIRST + FREQUENT + 1,): of an index, or of the values of a list,
+        0 and 1 are those missing and unseen; of a number, the first are its tenths.
     """
     bins = F.concat(*[_bins(number, i, edges) for number, i in enumerate(inputs)])
-    counted = rows.select(F.explode(bins).alias("b")).groupBy("b.field", "b.bin").count()
-    counts = np.zeros((len(inputs), FIRST + FREQUENT + 1), np.int64)
-    for row in counted.collect():
-        counts[row["field"], row["bin"]] = row["count"]
-    return {i.name: counts[number] for number, i in enumerate(inputs)}
+    rows = _together(before, now, [F.explode(bins).alias("b")])
+    counts = np.zeros((2, len(inputs), FIRST + FREQUENT + 1), np.int64)
+    for row in rows.groupBy(_APPENDED, "b.field", "b.bin").count().collect():
+        counts[row[_APPENDED], row["field"], row["bin"]] = row["count"]
+    return [{i.name: counts[n, number] for number, i in enumerate(inputs)} for n in (0, 1)]
+
+
+def _together(before: DataFrame, now: DataFrame, columns: Sequence[Column]) -> DataFrame:
+    """Rows held out and rows appended, the column ``_appended`` says which, 0 or 1."""
+    one, two = (
+        rows.select(F.lit(n).alias(_APPENDED), *columns) for n, rows in enumerate((before, now))
+    )
+    return one.union(two)
 
 
 def _bins(number: int, field: Input, edges: Mapping[str, Sequence[float]]) -> Column:
@@ -182,7 +195,25 @@ def nulls(before: DataFrame, now: DataFrame, names: Sequence[str]) -> dict[str, 
         now: Those appended.
         names: Their columns.
     """
-    counts = [F.count_if(F.col(f"`{name}`").isNull()).alias(name) for name in names]
-    old, new = (rows.agg(F.count(F.lit(1)).alias("_"), *counts).first() for rows in (before, now))
-    assert old is not None and new is not None  # an aggregate has one row
-    return {name: share(old[name], old["_"], new[name], new["_"]) for name in names}
+    missing = {name: F.when(F.col(f"`{name}`").isNull(), 1).otherwise(0) for name in names}
+    return shares(before, now, missing)
+
+
+def shares(before: DataFrame, now: DataFrame, flags: Mapping[str, Column]) -> dict[str, Share]:
+    """The share of rows that something holds for.
+
+    Args:
+        before: Rows held out.
+        now: Those appended.
+        flags: By name, 1 where it holds and 0 where not.
+    """
+    rows = _together(before, now, [flag.alias(name) for name, flag in flags.items()])
+    sums = [F.sum(F.col(f"`{name}`")).alias(name) for name in flags]
+    found = rows.groupBy(_APPENDED).agg(F.count(F.lit(1)).alias("_rows"), *sums).collect()
+    nothing = dict.fromkeys(["_rows", *flags], 0)
+    old, new = (
+        next((row.asDict() for row in found if row[_APPENDED] == n), nothing) for n in (0, 1)
+    )
+    return {
+        name: share(int(old[name]), old["_rows"], int(new[name]), new["_rows"]) for name in flags
+    }

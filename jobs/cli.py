@@ -30,6 +30,10 @@ ON_SPARK = ("prepare", "train_on_spark", "evaluate", "score", "monitor", "synthe
 ON_RANKS = ("train", "tune")
 PLAIN = ("init", "report", "maintain", "doctor")
 
+_PIPELINE = "CONFIG.yaml [KEY=VALUE]..."
+_TAKEN = {"init": "LOG [NEW.yaml]", "doctor": f"[{_PIPELINE}]"}
+"""What jobs take that do not take a pipeline."""
+
 SPARK_OPTIONS: list[click.Parameter] = [
     click.Option(
         ["--spark", "flags"],
@@ -137,7 +141,7 @@ def _command(job: str) -> click.Command:
         params=[*options, rest],
         short_help=summary,
         help="\n\n".join([summary, *(f"\b\n{part}" for part in details)]),  # \b keeps its lines
-        options_metavar="[OPTIONS] CONFIG.yaml [KEY=VALUE]...",
+        options_metavar=f"[OPTIONS] {_TAKEN.get(job, _PIPELINE)}",
         context_settings={"ignore_unknown_options": True, "help_option_names": ["-h", "--help"]},
     )
 

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
@@ -49,16 +49,29 @@ def main(arguments: list[str]) -> int:
     Returns:
         The exit code.
     """
-    failed, findings = False, []
+    findings = []
     for finding in examine(arguments):
-        findings.append(finding._asdict())
+        findings.append(finding)
         mark = "✓" if not finding.remedy else "!" if finding.works else "✗"
         print(f"{mark} {finding.subject:<22} {finding.found}", flush=True)
         if finding.remedy:
             print(f"  {'':<22} → {finding.remedy}")
-        failed |= not finding.works
-    events.tell("result", works=not failed, findings=findings)
-    return int(failed)
+    missing = [f.subject for f in findings if not f.works]
+    print(summary(findings))
+    events.tell("result", works=not missing, findings=[f._asdict() for f in findings])
+    return int(bool(missing))
+
+
+def summary(findings: Sequence[Finding]) -> str:
+    """All that was found, in a sentence.
+
+    >>> summary([Finding("Java", "17"), Finding("memory", "2 GiB free", "close something")])
+    'Everything needed is there. It could be better: memory.'
+    """
+    missing = ", ".join(f.subject for f in findings if not f.works)
+    better = ", ".join(f.subject for f in findings if f.works and f.remedy)
+    first = f"This has to be mended first: {missing}." if missing else "Everything needed is there."
+    return f"{first} It could be better: {better}." if better else first
 
 
 def examine(arguments: list[str]) -> Iterator[Finding]:

@@ -47,7 +47,7 @@ def main(arguments: list[str]) -> None:
     print(f"label: {found.label} ({found.label_why})")
     for key, column in found.keys.items():
         print(f"{key}: {column}")
-    print(f"{len(found.fields)} fields; left out: {', '.join(found.left_out)}")
+    print(f"{len(found.fields)} fields; left out: {', '.join(found.left_out) or 'nothing'}")
     print(f"wrote {target}. Read it, then: afm prepare {target}")
     events.tell(
         "result",

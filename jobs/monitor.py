@@ -1,4 +1,4 @@
-"""Compares a batch that was appended with the rows held out from training: has the data moved?
+r"""Compares a batch that was appended with the rows held out from training: has the data moved?
 
     spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/yours.yaml \
         mode=append source.interactions.path=new_day.parquet
@@ -34,7 +34,7 @@ from afm.metrics import State, compute
 from conf.schema import Config, MonitorConfig
 from conf.secrets import digest_of
 from features import tables
-from features.drift import SURE, TENTHS, edges_of, histograms, nulls, share, shift, unseen
+from features.drift import SURE, TENTHS, edges_of, histograms, nulls, shares, shift, unseen
 from features.errors import DataError
 from features.spec import LABEL, SPLIT, Prepared
 from jobs import events
@@ -199,7 +199,7 @@ def compare(
     """
     limits, inputs = config.monitor, prepared.spec.inputs
     edges = edges_of(features.before, [i.name for i in inputs if i.encode == "value"])
-    before, now = (histograms(rows, inputs, edges) for rows in features)
+    before, now = histograms(*features, inputs, edges)
     for i in inputs:
         yield from distances(i.name, before[i.name], now[i.name], limits)
     for name, found in unseen(inputs, before, now).items():
@@ -210,8 +210,7 @@ def compare(
         alarm = abs(found.rise) > max(limits.missing, found.noise)
         yield Finding(name, "missing", found.before, found.now, limits.missing, alarm)
 
-    sums = [rows.agg(F.sum(LABEL), F.count(LABEL)).first() for rows in features]
-    found = share(*(int(number or 0) for row in sums for number in row or (0, 0)))
+    found = shares(*features, {LABEL: F.col(LABEL)})[LABEL]
     alarm = abs(found.rise) > max(limits.label, found.noise)
     yield Finding(None, "label", found.before, found.now, limits.label, alarm)
     if artifact is not None:

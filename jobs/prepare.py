@@ -1,4 +1,4 @@
-"""Cleans, splits, fits and encodes an interaction log; writes Delta tables.
+r"""Cleans, splits, fits and encodes an interaction log; writes Delta tables.
 
     spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/movielens.yaml
     spark-submit --properties-file conf/spark.conf jobs/prepare.py conf/movielens.yaml split.by=time

@@ -1,4 +1,4 @@
-"""Writes a synthetic log whose best possible accuracy is known, to test and measure with.
+r"""Writes a synthetic log whose best possible accuracy is known, to test and measure with.
 
     spark-submit --properties-file conf/spark.conf jobs/synthesize.py conf/synthetic.yaml
     spark-submit --properties-file conf/spark.conf jobs/synthesize.py conf/synthetic_criteo.yaml \

@@ -1,4 +1,4 @@
-"""Trains as jobs/train.py does, on ranks that Spark's executors start.
+r"""Trains as jobs/train.py does, on ranks that Spark's executors start.
 
     spark-submit --master spark://HOST:7077 --properties-file conf/spark.conf \
         jobs/train_on_spark.py -np 8 conf/yours.yaml

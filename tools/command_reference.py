@@ -64,7 +64,7 @@ def shown(paragraph: str) -> str:
     """A paragraph of a docstring: commands, which are indented there, or prose."""
     if paragraph.startswith("    "):
         # A line that the docstring continues has a gap; what stands before a comment is no gap.
-        lines = [re.sub(r" {2,}(?!#| )", " ", line.strip()) for line in paragraph.splitlines()]
+        lines = [re.sub(r"(?<=\S) {2,}(?!#| )", " ", line[4:]) for line in paragraph.splitlines()]
         return "\n".join(["\n```bash", *lines, "```\n"])
     # <models>/<run> is no tag; what stands in backticks is escaped by Markdown itself.
     pieces = re.split(r"(`[^`]*`)", paragraph)

@@ -25,7 +25,7 @@ state() {
     horovod_options || true
     grep '^spark\.jars' conf/spark.conf || true
     sed '/^\[tool.ruff/,$d' pyproject.toml # the linters' part shapes nothing
-    cat requirements.txt tools/setup.sh tools/build_horovod.py
+    cat requirements.txt tools/setup.sh tools/build_horovod.py tools/check_spark.py
 }
 
 state | cmp -s - "$stamp" && exit 0
@@ -101,8 +101,10 @@ for kernel in cpu, rows, scoring: kernel.library()'
 }
 
 check_spark() {
+    local java='-XX:ArchiveClassesAtExit=.venv/spark.jsa -XX:TieredStopAtLevel=1 -XX:+UseSerialGC'
+    rm -f .venv/spark.jsa
     PATH=$PWD/.venv/bin:$PATH spark-submit --properties-file conf/spark.conf --conf spark.log.level=ERROR \
-        tools/check_spark.py
+        --conf spark.driver.extraJavaOptions="$java" --driver-memory 1g tools/check_spark.py
 }
 
 if ! missing=$(tools/check_prerequisites.sh "$python"); then
@@ -118,7 +120,7 @@ else
 fi
 run "Installing this project" install_project
 run "Compiling the kernels" compile_kernels
-run "Fetching Delta for Spark and trying both (about half a minute)" check_spark
+run "Fetching Delta for Spark and trying both (about a minute)" check_spark
 
 state >"$stamp.part"
 mv "$stamp.part" "$stamp"

@@ -54,6 +54,23 @@ def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_EXPERIMENT_NAME", raising=False)
 
 
+@pytest.fixture(scope="module")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store of MLflow in which nothing is logged: to make one takes longer than a training."""
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def logged_root(prepared_root: Path, empty_store: Path) -> Path:
+    """Prepared tables beside which MLflow's store is there already, as after an earlier run."""
+    folder = prepared_root / "models" / "mlflow"
+    folder.mkdir(parents=True)
+    shutil.copy(empty_store, folder)
+    return prepared_root
+
+
 def run(config: Config, ranks: Ranks) -> Manifest:
     return train(config, ranks, Progress(io.StringIO()), CPU)
 
@@ -144,9 +161,9 @@ def test_logs_have_what_the_curves_have(
 
 
 def test_mlflow_knows_what_made_the_run(
-    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, tmp_path: Path
+    logged_root: Path, config_of: ConfigOf, ranks: Ranks, tmp_path: Path
 ) -> None:
-    config = config_of(prepared_root, train={"logs": ["mlflow"], "epochs": 1})
+    config = config_of(logged_root, train={"logs": ["mlflow"], "epochs": 1})
     manifest = run(config, ranks)
     (logged,) = on_mlflow(client := client_of(config))
     assert (logged.info.status, logged.info.run_name) == ("FINISHED", f"afm/{manifest.run}")
@@ -170,13 +187,13 @@ def test_mlflow_knows_what_made_the_run(
 
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_killed_run_goes_on_in_its_logs(
-    prepared_root: Path,
+    logged_root: Path,
     config_of: ConfigOf,
     ranks: Ranks,
     monkeypatch: pytest.MonkeyPatch,
     epoch: int,
 ) -> None:
-    config = config_of(prepared_root, train={"logs": BOTH, "epochs": 3})
+    config = config_of(logged_root, train={"logs": BOTH, "epochs": 3})
     with monkeypatch.context() as patch:
         kill_in_epoch(patch, epoch)
         with pytest.raises(Killed):
@@ -189,7 +206,7 @@ def test_killed_run_goes_on_in_its_logs(
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_run_killed_when_an_epoch_was_being_logged_goes_on_in_its_logs(
-    prepared_root: Path,
+    logged_root: Path,
     config_of: ConfigOf,
     ranks: Ranks,
     monkeypatch: pytest.MonkeyPatch,
@@ -197,7 +214,7 @@ def test_run_killed_when_an_epoch_was_being_logged_goes_on_in_its_logs(
 ) -> None:
     # The checkpoint is written by another thread: an epoch may be kept and not logged, and logged
     # and not kept.
-    config = config_of(prepared_root, train={"logs": BOTH, "epochs": 3})
+    config = config_of(logged_root, train={"logs": BOTH, "epochs": 3})
     kind, method = (
         (train_module.Logs, "epoch") if before else (train_module.Writer, "write")  # type: ignore[attr-defined]
     )
@@ -221,10 +238,10 @@ def test_run_killed_when_an_epoch_was_being_logged_goes_on_in_its_logs(
 
 
 def test_run_that_was_really_killed_goes_on_in_its_logs(
-    prepared_root: Path, config_of: ConfigOf
+    logged_root: Path, config_of: ConfigOf
 ) -> None:
-    config = config_of(prepared_root, train={"logs": BOTH, "epochs": 20, "patience": 20})
-    path = prepared_root / "conf.yaml"
+    config = config_of(logged_root, train={"logs": BOTH, "epochs": 20, "patience": 20})
+    path = logged_root / "conf.yaml"
     path.write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_defaults=True))))
     training = [sys.executable, "jobs/train.py", str(path)]
     about = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "text": True}
@@ -254,9 +271,9 @@ def check_each_epoch_is_there_once(config: Config, manifest: Manifest, epochs: i
 
 
 def test_run_that_could_not_be_saved_is_finished_once(
-    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+    logged_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = config_of(prepared_root, train={"logs": BOTH, "epochs": 3})
+    config = config_of(logged_root, train={"logs": BOTH, "epochs": 3})
 
     def die(*_: object) -> None:
         raise Killed
@@ -271,9 +288,9 @@ def test_run_that_could_not_be_saved_is_finished_once(
 
 
 def test_run_whose_folder_was_deleted_is_logged_anew(
-    prepared_root: Path, config_of: ConfigOf, ranks: Ranks
+    logged_root: Path, config_of: ConfigOf, ranks: Ranks
 ) -> None:
-    config = config_of(prepared_root, train={"logs": BOTH, "epochs": 3})
+    config = config_of(logged_root, train={"logs": BOTH, "epochs": 3})
     run(config, ranks)
     shutil.rmtree(Path(config.models_root) / "afm")
     manifest = run(config, ranks)
@@ -282,8 +299,8 @@ def test_run_whose_folder_was_deleted_is_logged_anew(
     assert [step for step, _ in shown["train/loss"]] == [1, 2, 3]
 
 
-def test_failed_run_is_marked(prepared_root: Path, config_of: ConfigOf, ranks: Ranks) -> None:
-    config = config_of(prepared_root, train={"logs": ["mlflow"], "learning_rate": 1e30})
+def test_failed_run_is_marked(logged_root: Path, config_of: ConfigOf, ranks: Ranks) -> None:
+    config = config_of(logged_root, train={"logs": ["mlflow"], "learning_rate": 1e30})
     with pytest.raises(TrainError, match="training diverged"):
         run(config, ranks)
     (logged,) = on_mlflow(client_of(config))
@@ -356,14 +373,14 @@ def test_missing_library_is_named(
 
 
 def test_logs_do_not_name_the_run(
-    prepared_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
+    logged_root: Path, config_of: ConfigOf, ranks: Ranks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = config_of(prepared_root, train={"epochs": 2, "run": "mine"})
+    silent = config_of(logged_root, train={"epochs": 2, "run": "mine"})
     with monkeypatch.context() as patch:
         kill_in_epoch(patch, 2)
         with pytest.raises(Killed):
             run(silent, ranks)
-    logged = config_of(prepared_root, train={"epochs": 2, "run": "mine", "logs": BOTH})
+    logged = config_of(logged_root, train={"epochs": 2, "run": "mine", "logs": BOTH})
     manifest = run(logged, ranks)  # goes on
     assert manifest.identity == run(silent, ranks).identity
     (on_it,) = on_mlflow(client := client_of(logged))

@@ -101,7 +101,10 @@ def test_what_is_written_loads_and_reads_the_log(tmp_path: Path, kind: str) -> N
         path.mkdir()
         for part in range(3):
             rows[part::3].to_parquet(path / f"{part}.parquet", index=False)
+        (path / "LICENSE").write_text("what Spark must not take for Parquet")
     sample = read_sample(str(path))
+    others = {"options": {"pathGlobFilter": "*.parquet"}} if kind == "folder" else {}
+    assert others.items() <= sample.source.items()
     assert len(sample.rows) == len(rows)
     text = first_yaml(guess(sample.rows), sample.source, "clicks")
     (tmp_path / "clicks.yaml").write_text(text)
@@ -132,7 +135,7 @@ def test_texts_that_yaml_takes_otherwise_are_quoted() -> None:
 
 
 def test_what_cannot_be_guessed_is_said(tmp_path: Path) -> None:
-    with pytest.raises(GuessError, match="no column looks like a label"):
+    with pytest.raises(GuessError, match="none of the columns user_id, .* … looks like a label"):
         guess(log().drop(columns=["clicked", "is_liked"]))
     with pytest.raises(GuessError, match="there is no"):
         read_sample(str(tmp_path / "none.csv"))

@@ -1,15 +1,19 @@
 """Runs the commands that users type."""
 
+import io
 import json
 import os
 import pty
+import runpy
 import shlex
 import subprocess
 import sys
 import termios
 from collections.abc import Mapping, Sequence
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from tests.conftest import JVM
 
@@ -54,6 +58,30 @@ def spark(job: str, *arguments: object, check: bool = True) -> subprocess.Comple
 def train(ranks: int, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
     """``horovodrun -np RANKS python jobs/train.py …``"""
     return command("horovodrun", "-np", ranks, "python", "jobs/train.py", *arguments, check=check)
+
+
+def here(job: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    """``python jobs/JOB.py …`` in this process, which has imported most of what it needs.
+
+    Spark jobs take the session that is there. For what ends as it would in a process of its own.
+    """
+    words, said, errors = [f"jobs/{job}.py", *map(str, arguments)], io.StringIO(), io.StringIO()
+    with (
+        patch.object(sys, "argv", words),
+        redirect_stdout(said),
+        redirect_stderr(errors),
+        chdir(ROOT),
+    ):
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+            code = 0
+        except SystemExit as end:
+            if isinstance(end.code, str):  # as Python itself does in the end
+                print(end.code, file=sys.stderr)
+            code = 1 if isinstance(end.code, str) else end.code or 0
+    if check and code:
+        raise AssertionError(f"{words} failed:\n{said.getvalue()}\n{errors.getvalue()}")
+    return subprocess.CompletedProcess(words, code, said.getvalue(), errors.getvalue())
 
 
 def events(said: str) -> list[dict[str, Any]]:
@@ -113,8 +141,25 @@ def documented(
     Returns:
         What came of it.
     """
+    return command(*_words(line, overrides, instead), check=check)
+
+
+def documented_here(
+    line: str, *overrides: str, instead: Mapping[str, object], check: bool = True
+) -> subprocess.CompletedProcess[str]:
+    """Like :func:`documented`, for a job that spark-submit starts, in this process.
+
+    A Spark of its own would take longer to start than all that the job has to do.
+    """
+    words = _words(line, overrides, instead)
+    (*submit, job), rest = words[: len(SUBMIT) + 1], words[len(SUBMIT) + 1 :]
+    assert submit == list(SUBMIT)
+    return here(Path(job).stem, *rest, check=check)
+
+
+def _words(line: str, overrides: Sequence[str], instead: Mapping[str, object]) -> list[str]:
     for shown, other in instead.items():
         line = line.replace(shown, str(other))
     words = shlex.split(line)
     place = next((n + 1 for n, word in enumerate(words) if word.endswith(".yaml")), len(words))
-    return command(*words[:place], *overrides, *words[place:], check=check)
+    return [*words[:place], *overrides, *words[place:]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, events
+from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, events, here
 
 JOBS = (
     "prepare",
@@ -49,16 +49,10 @@ def test_help_names_every_job() -> None:
 def test_help_of_a_job_is_its_own(job: str) -> None:
     result = afm(job, "--help")
     assert result.returncode == 0
-    own = subprocess.run(
-        [str(BIN / "python"), f"jobs/{job}.py", "--help"],
-        cwd=ROOT,
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    ).stdout
+    own = here(job, "--help")
+    assert own.stdout
     squeezed = " ".join(result.stdout.split())
-    for line in own.splitlines():
+    for line in own.stdout.splitlines():
         assert " ".join(line.split()) in squeezed
 
 
@@ -105,6 +99,7 @@ def test_doctor_finds_all_that_is_needed(tmp_path: Path) -> None:
         assert re.search(rf"^[✓!] {subject}", result.stdout, re.MULTILINE), subject
     assert f"{tmp_path}/new/tables can be written" in result.stdout
     assert not (tmp_path / "new").exists()
+    assert result.stdout.splitlines()[-1].startswith("Everything needed is there.")
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
@@ -119,6 +114,20 @@ def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     assert "! kernels not compiled: training, lazy Adam, scoring → install g++" in said
     assert f"✗ tables {tmp_path}/file/tables: {tmp_path}/file cannot be written" in said
     assert "choose another tables.root" in said
+    last = result.stdout.splitlines()[-1]
+    assert re.fullmatch(
+        r"This has to be mended first: Java, tables. It could be better: .*\bkernels\b.*", last
+    )
+
+
+def test_usage_says_what_a_job_takes() -> None:
+    assert afm("init", "-h").stdout.startswith("Usage: afm init [OPTIONS] LOG [NEW.yaml]\n")
+    pipeline = "CONFIG.yaml [KEY=VALUE]..."
+    assert afm("doctor", "-h").stdout.startswith(f"Usage: afm doctor [OPTIONS] [{pipeline}]\n")
+    said = afm("prepare", "-h").stdout
+    assert said.startswith(f"Usage: afm prepare [OPTIONS] {pipeline}\n")
+    # A command of two lines can be pasted as it stands.
+    assert "conf/movielens.yaml \\\n          mode=append" in said
 
 
 def test_shell_completion() -> None:

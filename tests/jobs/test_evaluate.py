@@ -49,3 +49,19 @@ def test_without_users_of_both_labels_there_is_no_gauc(spark) -> None:
     frame = spark.createDataFrame(rows)
     assert count(frame)[1] is None
     assert count(frame.drop("user_key"))[1] is None
+
+
+def test_few_rows_are_counted_in_few_tasks(spark) -> None:
+    """Cached rows were counted in as many tasks as shuffles have partitions, 200, three times."""
+    before, group = spark.conf.get("spark.sql.shuffle.partitions"), "counting few rows"
+    spark.conf.set("spark.sql.shuffle.partitions", 50)
+    spark.sparkContext.setJobGroup(group, group)
+    try:
+        count(spark.createDataFrame(scored_rows()))
+    finally:
+        spark.conf.set("spark.sql.shuffle.partitions", before)
+        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    known = spark.sparkContext.statusTracker()
+    stages = {s for job in known.getJobIdsForGroup(group) for s in known.getJobInfo(job).stageIds}
+    done = [info.numCompletedTasks for s in stages if (info := known.getStageInfo(s))]
+    assert 0 < sum(done) < 50

@@ -11,7 +11,7 @@ from afm.ranks import Ranks
 from afm.train import train
 from conf.load import load
 from features.prepare import prepare
-from tests.jobs.commands import command
+from tests.jobs.commands import here
 
 pytestmark = [pytest.mark.spark, pytest.mark.data]
 
@@ -26,7 +26,7 @@ LOGS = {
 @pytest.mark.parametrize("name", LOGS)
 def test_first_yaml_trains(spark, shared_data: Path, tmp_path: Path, name: str) -> None:
     target = tmp_path / f"{name}.yaml"
-    said = command("python", "jobs/init.py", shared_data / LOGS[name], target).stdout
+    said = here("init", shared_data / LOGS[name], target).stdout
     assert f"wrote {target}" in said
     config = load(target, [f"tables.root={tmp_path}/tables", "train.epochs=3"])
     prepare(spark, config)
@@ -37,7 +37,7 @@ def test_first_yaml_trains(spark, shared_data: Path, tmp_path: Path, name: str) 
 def test_file_that_is_there_is_not_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "mine.yaml"
     target.write_text("mine")
-    result = command("python", "jobs/init.py", "README.md", target, check=False)
+    result = here("init", "README.md", target, check=False)
     assert result.returncode == 1
     assert "is there already" in result.stderr
     assert target.read_text() == "mine"

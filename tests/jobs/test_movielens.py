@@ -29,10 +29,11 @@ from tests.jobs.commands import (
     SUBMIT,
     command,
     documented,
+    documented_here,
     events,
+    here,
     on_terminal,
     result,
-    spark,
     train,
 )
 from tests.reporting.pipelines import Page
@@ -59,10 +60,10 @@ def where(root: Path) -> list[str]:
     return [f"source.interactions.path={ratings}", f"tables.root={root}"]
 
 
-def run_step(line: str, where: list[str], root: Path, check: bool = True) -> CompletedProcess[str]:
+def run_step(line: str, where: list[str], root: Path) -> CompletedProcess[str]:
     """Runs a command of the tutorial in the test's folder."""
     overrides = where if YAML in line else []
-    return documented(line, *overrides, instead={"build/movielens": root}, check=check)
+    return documented(line, *overrides, instead={"build/movielens": root})
 
 
 def to_people(run: CompletedProcess[str], root: Path) -> str:
@@ -291,7 +292,8 @@ def test_report_has_the_same_numbers(outputs, root: Path) -> None:
     assert 'class="missing"' in (root / "report.html").read_text()  # no rankings yet
 
 
-def test_rerun_ends_in_the_same_content(outputs, where: list[str], root: Path) -> None:
+def test_rerun_ends_in_the_same_content(request, outputs, where: list[str], root: Path) -> None:
+    request.getfixturevalue("spark")
     before = {name: frame(root, name) for name in ("scores", "metrics", "features", "items")}
     run = load(root / "models", "afm").manifest.run
     versions = prepared(root).versions
@@ -299,10 +301,8 @@ def test_rerun_ends_in_the_same_content(outputs, where: list[str], root: Path) -
     shown = on_terminal([*SUBMIT, "jobs/score.py", YAML, *where])
     assert re.search(r"\r\x1b\[Kscore: scoring 671 users .* of .* tasks", shown)
     assert "\r\x1b[Kscore: 6,710 recommendations for 671 users" in shown
-    quiet = spark("evaluate", YAML, *where)
-    assert "\r" not in quiet.stdout + quiet.stderr
-    assert " tasks" not in quiet.stdout + quiet.stderr
-    spark("prepare", YAML, *where)
+    for job in ("evaluate", "prepare"):
+        here(job, YAML, *where)
     assert prepared(root).versions != versions
     for name, content in before.items():
         keys = [k for k in ("user_key", "item_key", "row", "model") if k in content]
@@ -315,7 +315,7 @@ def test_rerun_ends_in_the_same_content(outputs, where: list[str], root: Path) -
 
 def test_one_and_two_ranks_agree(where: list[str], outputs, root: Path) -> None:
     settings = [*where, "train.epochs=2", f"tables.models={root / 'ranks'}"]
-    command("python", "jobs/train.py", YAML, *settings, "train.run=one")
+    here("train", YAML, *settings, "train.run=one")
     train(2, YAML, *settings, "train.run=two")
     one, two = (load(root / "ranks", "afm", run).manifest.validation for run in ("one", "two"))
     assert one.auc == pytest.approx(two.auc, abs=0.005)
@@ -337,15 +337,23 @@ def test_afm_is_not_behind_fm_over_three_seeds(where: list[str], outputs, root: 
     assert min(auc["afm"]) > 0.78
 
 
-def test_another_day_is_that_of_the_tutorial(where: list[str], outputs, root: Path) -> None:
+def test_another_day_is_that_of_the_tutorial(
+    request, where: list[str], outputs, root: Path
+) -> None:
+    request.getfixturevalue("spark")
     before = frame(root, "scores")
     (make_day,) = blocks(TUTORIAL, "python")[1:]
     exec(make_day.replace("build/movielens", str(root)), {})
-    said = [
-        to_people(run_step(line, where, root, check="monitor" not in line), root)
+    runs = [
+        documented_here(
+            line, *where, instead={"build/movielens": root}, check="monitor" not in line
+        )
         for line in STEPS[DAY:]
     ]
-    printed = {shape(line) for text in said for line in text.splitlines()}
+    assert [run.returncode for run in runs] == [
+        3 if "monitor" in line else 0 for line in STEPS[DAY:]
+    ]
+    printed = {shape(line) for run in runs for line in to_people(run, root).splitlines()}
     _, day = (ROOT / TUTORIAL).read_text(encoding="utf-8").split("## 7.")
     assert set(shown(day)) <= printed
     assert len(shown(day)) > 5
@@ -358,13 +366,14 @@ def test_another_day_is_that_of_the_tutorial(where: list[str], outputs, root: Pa
     assert len(kept.merge(after, on=keys)) == len(kept)
 
 
-def test_candidates_are_scored_alone(where: list[str], outputs, root: Path) -> None:
+def test_candidates_are_scored_alone(request, where: list[str], outputs, root: Path) -> None:
+    request.getfixturevalue("spark")
     seen = frame(root, "interactions").head(30)[["user_key", "item_key"]]
     wanted = frame(root, "scores").groupby("user_key").head(2)[["user_key", "item_key"]].head(40)
     pd.concat([wanted, seen]).astype(str).to_parquet(root / "candidates.parquet", index=False)
     candidates = f"score.candidates={{format: parquet, path: {root / 'candidates.parquet'}}}"
     everything = frame(root, "scores").set_index(["user_key", "item_key"])["logit"]
-    spark("score", YAML, *where, candidates, "score.top_k=1")
+    here("score", YAML, *where, candidates, "score.top_k=1")
     scores = frame(root, "scores")
     assert len(scores) == wanted["user_key"].nunique()
     keys = pd.MultiIndex.from_frame(scores[["user_key", "item_key"]])

@@ -19,7 +19,7 @@ from afm.train import train as train_model
 from conf.load import load as load_config
 from conf.schema import Config
 from features.prepare import prepare
-from tests.jobs.commands import ROOT, spark, train
+from tests.jobs.commands import ROOT, here, spark, train
 
 pytestmark = [pytest.mark.spark, pytest.mark.data]
 
@@ -28,7 +28,7 @@ def frame(root: Path, name: str) -> pd.DataFrame:
     return DeltaTable(str(root / name)).to_pandas()
 
 
-def test_kuairand_joins_log_users_and_videos(shared_data: Path, tmp_path: Path) -> None:
+def test_kuairand_joins_log_users_and_videos(request, shared_data: Path, tmp_path: Path) -> None:
     data = shared_data / "kuairand_pure"
     yaml = ROOT / "conf" / "kuairand.yaml"
     where = [
@@ -39,8 +39,9 @@ def test_kuairand_joins_log_users_and_videos(shared_data: Path, tmp_path: Path) 
     ]
     spark("prepare", yaml, *where)
     train(2, yaml, *where, "train.epochs=1")
-    spark("evaluate", yaml, *where)
-    spark("score", yaml, *where, "score.top_k=5")
+    request.getfixturevalue("spark")  # the name is taken by the command here
+    here("evaluate", yaml, *where)
+    here("score", yaml, *where, "score.top_k=5")
 
     users = pd.read_csv(data / "user_features_pure.csv.gz")
     videos = pd.read_csv(data / "video_features_basic_pure.csv.gz")

@@ -12,6 +12,7 @@ from sklearn import metrics as peer
 from conf.load import load
 from jobs.planted_log import BLOCK
 from jobs.synthesize import pipeline, synthesize
+from tests.jobs.commands import here
 from tests.jobs.commands import spark as submit
 from tests.jobs.test_planted_log import FIELDS, synthetic
 
@@ -80,12 +81,15 @@ def test_pipeline_is_a_configuration(tmp_path: Path, changes: dict[str, Any]) ->
 
 
 @pytest.mark.slow
-def test_the_commands_take_a_synthetic_log(tmp_path: Path) -> None:
+def test_the_commands_take_a_synthetic_log(spark, tmp_path: Path) -> None:
     small = ["rows=20000", "users.count=300", "items.count=200", f"path={tmp_path}"]
-    said = submit("synthesize", "conf/synthetic.yaml", *small).stdout
+    run = submit("synthesize", "conf/synthetic.yaml", *small)
+    said = run.stdout
+    assert "\r" not in said + run.stderr  # no progress where there is no terminal
+    assert " tasks" not in said + run.stderr
     assert "20,000 rows" in said
     assert "no model can do better than AUC 0." in said
-    prepared = submit("prepare", tmp_path / "pipeline.yaml").stdout
+    prepared = here("prepare", tmp_path / "pipeline.yaml").stdout
     assert "20,000 read = 20,000 accepted + 0 quarantined" in prepared
-    wrong = submit("synthesize", "conf/synthetic.yaml", "users.cuont=3", check=False)
-    assert "users.cuont: unknown key. Did you mean count?" in wrong.stdout
+    wrong = here("synthesize", "conf/synthetic.yaml", "users.cuont=3", check=False)
+    assert "users.cuont: unknown key. Did you mean count?" in wrong.stderr

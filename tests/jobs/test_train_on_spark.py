@@ -16,7 +16,7 @@ from afm import checkpoint
 from afm.artifact import Artifact, load
 from tests.afm.planted import make_spec, planted_rows, write_features, write_prepared
 from tests.jobs.cluster import Cluster, standalone_cluster
-from tests.jobs.commands import command, train
+from tests.jobs.commands import command, here, train
 
 pytestmark = [pytest.mark.spark, pytest.mark.timeout(600)]
 
@@ -88,9 +88,7 @@ def test_more_ranks_than_slots_are_refused(config_file: Path) -> None:
 
 @pytest.mark.parametrize("number", ["0", "two", ""])
 def test_number_of_ranks_is_checked(config_file: Path, number: str) -> None:
-    result = command(
-        "python", "jobs/train_on_spark.py", config_file, "-np", *number.split(), check=False
-    )
+    result = here("train_on_spark", config_file, "-np", *number.split(), check=False)
     assert result.returncode == 1
     assert f"error: -np {number}: give the number of ranks" in result.stderr
 

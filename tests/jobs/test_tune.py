@@ -11,7 +11,7 @@ import yaml
 from afm.artifact import load
 from features.spec import FeatureSpec
 from tests.afm.planted import make_spec, planted_rows, write_features, write_prepared
-from tests.jobs.commands import ENVIRONMENT, ROOT, command
+from tests.jobs.commands import ENVIRONMENT, ROOT, command, here
 
 
 @pytest.fixture
@@ -61,30 +61,30 @@ def test_search_and_the_pipeline_that_it_leaves(pipeline: Path) -> None:
 
     best = Path(result.stdout.split()[-1])
     assert best.parent.parent == pipeline.parent / "tables" / "models" / "tune"
-    trained = command("python", "jobs/train.py", best)
+    trained = here("train", best)
     assert f"validation AUC {aucs[0]:.4f}" in trained.stdout
     manifest = load(pipeline.parent / "tables" / "models", "afm").manifest
     assert f"{manifest.config.train.learning_rate:.4g}" == trials[0][3]
     assert str(manifest.config.model.embedding_size) == trials[0][4]
     assert manifest.config.model.attention_size == 4
 
-    again = command("python", "jobs/tune.py", pipeline)
+    again = here("tune", pipeline)
     assert again.stdout == result.stdout
     assert again.stderr == f"search {best.parent.name} has made its 3 trials already\n"
-    more = command("python", "jobs/tune.py", pipeline, "trials=4")
+    more = here("tune", pipeline, "trials=4")
     assert more.stderr.startswith(f"going on with search {best.parent.name} after trial 3 of 4\n")
     assert len(table_of(more.stdout)) == 4
 
 
 def test_killed_search_ends_as_an_uninterrupted_one(pipeline: Path) -> None:
-    straight = command("python", "jobs/tune.py", pipeline, f"tables.models={pipeline.parent}/one")
+    straight = here("tune", pipeline, f"tables.models={pipeline.parent}/one")
     arguments = ["python", "jobs/tune.py", str(pipeline), f"tables.models={pipeline.parent}/two"]
     run = subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
     assert run.stderr is not None
     assert run.stderr.readline().startswith("trial 1/3  finished")
     run.kill()
     run.communicate()
-    resumed = command(*arguments)
+    resumed = here("tune", *arguments[2:])
     assert "going on with search" in resumed.stderr
     assert table_of(resumed.stdout) == table_of(straight.stdout)
     (journal,) = (pipeline.parent / "two").glob("tune/*/journal.log")
@@ -115,7 +115,7 @@ def test_search_on_two_ranks(pipeline: Path) -> None:
     ids=["section", "key", "trials", "tables"],
 )
 def test_what_is_wrong_is_one_message(pipeline: Path, overrides: list[str], message: str) -> None:
-    result = command("python", "jobs/tune.py", pipeline, *overrides, check=False)
+    result = here("tune", pipeline, *overrides, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith(("error: ", "1 problem")) or "error: " in result.stderr
     assert message in result.stderr

@@ -545,6 +545,23 @@ def test_metrics_at_thresholds_against_scikit_learn(
     assert cell == pytest.approx(peer.log_loss(rows["label"], constant), abs=1e-4)
 
 
+def test_calibration_error_of_ten_equal_parts(
+    config: Config, shown: Page, rows: pd.DataFrame
+) -> None:
+    lines = {row[0]: row for row in shown.tables["metrics"][2:]}
+    for title, name in zip(TITLES, MODELS, strict=True):
+        # Rows of one score stand for each other, and ten copies of each row make ten equal parts.
+        alike = rows.groupby(rows[name].round(5))["label"].transform("mean")
+        order = np.argsort(rows[name], kind="stable")
+        p, y = (np.repeat(np.asarray(x)[order], 10) for x in (probability(rows[name]), alike))
+        parts = zip(np.split(p, 10), np.split(y, 10), strict=True)
+        expected = np.mean([abs(mine.mean() - share.mean()) for mine, share in parts])
+        assert numbers(lines[title][5:6])[0] == pytest.approx(expected, abs=2e-4)
+    train = frame(config, "features").query("split == 'train'")["label"].mean()
+    (cell,) = numbers(lines["constant rate"][5:6])
+    assert cell == pytest.approx(abs(train - rows["label"].mean()), abs=1e-4)
+
+
 def test_interval_of_the_log_loss(shown: Page, rows: pd.DataFrame) -> None:
     for name, row in zip(MODELS[1:], shown.body("differences"), strict=True):
         losses = [
