@@ -80,6 +80,13 @@ struct StepScratch {
     }
 };
 
+// to += x·from, K numbers.
+inline void add_scaled(int64_t K, float x, const float* from, float* to) {
+    int64_t k = 0;
+    for (; k + kLanes <= K; k += kLanes) store(to + k, load(to + k) + x * load(from + k));
+    for (; k < K; ++k) to[k] += x * from[k];
+}
+
 // Field vectors of rows from row on, before dropout, and the linear terms of these rows.
 void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t row, int rows,
              float* v, float* linear) {
@@ -90,16 +97,16 @@ void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t ro
         __builtin_prefetch(model.linear + batch.rows[n]);
     }
     std::fill(v, v + rows * s.F * s.K, 0.0f);
-    for (int r = 0; r < rows; ++r) {
-        linear[r] = 0;
+    for (int r = 0; r < rows; ++r, v += s.F * s.K) {
+        const int64_t* places = batch.rows + (row + r) * batch.S;
+        const float* x = batch.x + (row + r) * batch.S;
+        float sum = 0;
         for (int64_t slot = 0; slot < batch.S; ++slot) {
-            const int64_t n = (row + r) * batch.S + slot;
-            const float x = batch.x[n];
-            const float* from = model.embedding + batch.rows[n] * s.K;
-            float* to = v + (r * s.F + batch.field_of_slot[slot]) * s.K;
-            for (int64_t k = 0; k < s.K; ++k) to[k] += x * from[k];
-            linear[r] += x * model.linear[batch.rows[n]];
+            const int64_t place = places[slot], field = batch.field_of_slot[slot];
+            add_scaled(s.K, x[slot], model.embedding + place * s.K, v + field * s.K);
+            sum += x[slot] * model.linear[place];
         }
+        linear[r] = sum;
     }
 }
 
@@ -109,11 +116,10 @@ void to_slots(const Shape& s, const Batch& batch, const Tables& model, int64_t r
     for (int64_t slot = 0; slot < batch.S; ++slot, embedding += s.K) {
         const int64_t n = row * batch.S + slot;
         const float x = batch.x[n];
-        const float* from = dv + batch.field_of_slot[slot] * s.K;
-        for (int64_t k = 0; k < s.K; ++k) embedding[k] = x * from[k];
+        std::fill(embedding, embedding + s.K, 0.0f);
+        add_scaled(s.K, x, dv + batch.field_of_slot[slot] * s.K, embedding);
         if (l2 != 0 && x != 0)
-            for (int64_t k = 0; k < s.K; ++k)
-                embedding[k] += l2 * model.embedding[batch.rows[n] * s.K + k];
+            add_scaled(s.K, l2, model.embedding + batch.rows[n] * s.K, embedding);
         linear[slot] = d * x;
     }
 }
