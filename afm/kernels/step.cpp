@@ -150,11 +150,11 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
             const Kept<float, uint8_t> kept{scratch.weights.data(), scratch.masks.data(),
                                             scratch.inverse.data()};
             float *y = scratch.y.data(), *dy = scratch.dy.data();
-            forward_rows<true>(s, net, model->pair_bias, v, rows, scratch.forward, kept, y);
-            for (int64_t n = 0; n < rows * K; ++n) {
-                y[n] *= model->scale;
-                dy[n] = model->p[n % K] * model->scale;
-            }
+            to_lanes(v, rows, numbers, scratch.forward.v.data());
+            forward_rows<true>(s, net, model->pair_bias, rows, scratch.forward, kept, y);
+            for (int64_t n = 0; n < rows * K; ++n) y[n] *= model->scale;
+            for (int r = 0; r < rows; ++r)
+                for (int64_t k = 0; k < K; ++k) dy[r * K + k] = model->p[k] * model->scale;
             if (other > 0) {
                 drop(other, settings->seed, dropped + row * K, rows * K, y);
                 drop(other, settings->seed, dropped + row * K, rows * K, dy);
@@ -178,7 +178,8 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
             }
             const Kept<const float, const uint8_t> read{kept.weights, kept.masks, kept.inverse};
             float* dv = scratch.dv.data();
-            backward_rows(s, v, read, dy, table, rows, scratch.backward, dv);
+            const Vec* lanes = scratch.forward.v.data();
+            backward_rows(s, v, lanes, read, dy, table, rows, scratch.backward, dv);
             if (rate > 0) drop(rate, settings->seed, row * numbers, rows * numbers, dv);
             const float l2 = 2 * settings->l2 * settings->share;
             for (int r = 0; r < rows; ++r) {
