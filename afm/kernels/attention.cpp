@@ -424,10 +424,13 @@ void copy_columns(const float* from, int64_t columns, float* to) {
         std::copy_n(from, columns, to);
 }
 
-// At most kLanes rows: v, and lanes, a vector per column of it.
+// At most kLanes rows: v, and lanes, a vector per column of it. Calls before(r) before the longest
+// part of each row's work.
+template <class Before>
 void backward_rows(const Shape& s, const float* v, const Vec* lanes,
                    const Kept<const float, const uint8_t>& kept, const float* grad,
-                   const Array<float>& table, int rows, BackwardScratch& scratch, float* dv) {
+                   const Array<float>& table, int rows, BackwardScratch& scratch, float* dv,
+                   const Before& before) {
     to_lanes(grad, rows, s.K, scratch.g.data());
     for (int64_t k = 0; k < s.K; ++k) {
         for (int r = rows; r < kLanes; ++r) scratch.g[k][r] = 0;
@@ -444,7 +447,8 @@ void backward_rows(const Shape& s, const float* v, const Vec* lanes,
                      : s.groups() == 4 ? add_row<4>
                                        : add_row<0>;
     const int64_t sums = s.groups() * kBytes * kStrip;
-    for (int r = 0; r < rows; ++r)
+    for (int r = 0; r < rows; ++r) {
+        before(r);
         for (int64_t strip = 0; strip < s.strips(); ++strip) {
             const int64_t from = strip * kStrip, columns = std::min<int64_t>(kStrip, s.K - from);
             float g[kStrip] = {};
@@ -459,6 +463,7 @@ void backward_rows(const Shape& s, const float* v, const Vec* lanes,
             for (int64_t f = 0; f < s.F; ++f)
                 copy_columns(&scratch.row_dv[f * kStrip], columns, dv + (r * s.F + f) * s.K + from);
         }
+    }
 }
 
 // A chunk's sums: Q (A, K), q (A) and ∂c (P), one after the other.
@@ -544,7 +549,7 @@ extern "C" void attention_pool_backward(int64_t B, int64_t F, int64_t K, int64_t
         for_rows_of(s, chunk, [&](int64_t row, int rows) {
             to_lanes(v + row * F * K, rows, F * K, lanes.data());
             backward_rows(s, v + row * F * K, lanes.data(), kept.at(s, row), grad + row * K, table,
-                          rows, scratch, dv + row * F * K);
+                          rows, scratch, dv + row * F * K, [](int) {});
         });
         read_off(s, scratch, &sums_of_chunks[chunk * size]);
     });

@@ -87,15 +87,19 @@ inline void add_scaled(int64_t K, float x, const float* from, float* to) {
     for (; k < K; ++k) to[k] += x * from[k];
 }
 
-// Field vectors of rows from row on, before dropout, and the linear terms of these rows.
-void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t row, int rows,
-             float* v, float* linear) {
-    const int64_t ahead = std::min(s.B * batch.S, (row + 2 * kLanes) * batch.S);
-    for (int64_t n = (row + kLanes) * batch.S; n < ahead; ++n) {  // the rows that come next
+// Fetches what a row looks up, for soon. Inlined, since gcc drops calls that do no more.
+[[gnu::always_inline]] inline void fetch(const Shape& s, const Batch& batch, const Tables& model,
+                                         int64_t row) {
+    for (int64_t n = row * batch.S; n < (row + 1) * batch.S; ++n) {
         for (int64_t k = 0; k < s.K; k += 16)
             __builtin_prefetch(model.embedding + batch.rows[n] * s.K + k);
         __builtin_prefetch(model.linear + batch.rows[n]);
     }
+}
+
+// Field vectors of rows from row on, before dropout, and the linear terms of these rows.
+void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t row, int rows,
+             float* v, float* linear) {
     std::fill(v, v + rows * s.F * s.K, 0.0f);
     for (int r = 0; r < rows; ++r, v += s.F * s.K) {
         const int64_t* places = batch.rows + (row + r) * batch.S;
@@ -179,7 +183,11 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
             const Kept<const float, const uint8_t> read{kept.weights, kept.masks, kept.inverse};
             float* dv = scratch.dv.data();
             const Vec* lanes = scratch.forward.v.data();
-            backward_rows(s, v, lanes, read, dy, table, rows, scratch.backward, dv);
+            // One row at a time: of many at once, most would wait for each other.
+            const auto before = [&](int r) __attribute__((always_inline)) {
+                if (row + r + kLanes < B) fetch(s, *batch, *model, row + r + kLanes);
+            };
+            backward_rows(s, v, lanes, read, dy, table, rows, scratch.backward, dv, before);
             if (rate > 0) drop(rate, settings->seed, row * numbers, rows * numbers, dv);
             const float l2 = 2 * settings->l2 * settings->share;
             for (int r = 0; r < rows; ++r) {
