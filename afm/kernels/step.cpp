@@ -80,11 +80,13 @@ struct StepScratch {
     }
 };
 
-// to += x·from, K numbers.
-inline void add_scaled(int64_t K, float x, const float* from, float* to) {
+// to = x·from, K numbers; or what it was, and that.
+template <bool add>
+void scaled(int64_t K, float x, const float* from, float* to) {
     int64_t k = 0;
-    for (; k + kLanes <= K; k += kLanes) store(to + k, load(to + k) + x * load(from + k));
-    for (; k < K; ++k) to[k] += x * from[k];
+    for (; k + kLanes <= K; k += kLanes)
+        store(to + k, (add ? load(to + k) : Vec{}) + x * load(from + k));
+    for (; k < K; ++k) to[k] = (add ? to[k] : 0) + x * from[k];
 }
 
 // Fetches what a row looks up, for soon. Inlined, since gcc drops calls that do no more.
@@ -107,7 +109,7 @@ void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t ro
         float sum = 0;
         for (int64_t slot = 0; slot < batch.S; ++slot) {
             const int64_t place = places[slot], field = batch.field_of_slot[slot];
-            add_scaled(s.K, x[slot], model.embedding + place * s.K, v + field * s.K);
+            scaled<true>(s.K, x[slot], model.embedding + place * s.K, v + field * s.K);
             sum += x[slot] * model.linear[place];
         }
         linear[r] = sum;
@@ -120,10 +122,9 @@ void to_slots(const Shape& s, const Batch& batch, const Tables& model, int64_t r
     for (int64_t slot = 0; slot < batch.S; ++slot, embedding += s.K) {
         const int64_t n = row * batch.S + slot;
         const float x = batch.x[n];
-        std::fill(embedding, embedding + s.K, 0.0f);
-        add_scaled(s.K, x, dv + batch.field_of_slot[slot] * s.K, embedding);
+        scaled<false>(s.K, x, dv + batch.field_of_slot[slot] * s.K, embedding);
         if (l2 != 0 && x != 0)
-            add_scaled(s.K, l2, model.embedding + batch.rows[n] * s.K, embedding);
+            scaled<true>(s.K, l2, model.embedding + batch.rows[n] * s.K, embedding);
         linear[slot] = d * x;
     }
 }
