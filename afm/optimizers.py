@@ -3,14 +3,14 @@
 Letters: B rows, S slots, K embedding.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
-from torch.optim import Adagrad, Adam, Optimizer
 
+from afm.dense import Dense
 from afm.lazy_adagrad import LazyAdagrad
 from afm.lazy_adam import LazyAdam
 from afm.look_ups import of_all_ranks, sum_rows
@@ -25,10 +25,8 @@ _TABLES = ("embedding", "linear")
 class Optimizers:
     """The optimisers of a model."""
 
-    dense: Optimizer
+    dense: Dense
     """Of all weights but the two tables."""
-    weights: Mapping[str, Tensor]
-    """These weights."""
     lazy: LazyAdam | LazyAdagrad
     """Of the embedding table and the linear weights."""
     clip_norm: float | None
@@ -45,22 +43,12 @@ class Optimizers:
         adam, rate = settings.optimizer == "adam", settings.learning_rate
         lazy = (LazyAdam if adam else LazyAdagrad)(model.embedding, model.linear, rate)
         others = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in _TABLES}
-        dense = (Adam if adam else Adagrad)(others.values(), lr=rate, fused=True)
-        remembered = ("exp_avg", "exp_avg_sq") if adam else ("sum",)
-        for p in others.values():  # as Adam does at its first step; here, so that it can be filled
-            zeros = {name: torch.zeros_like(p) for name in remembered}
-            dense.state[p] = {"step": torch.zeros(()), **zeros}
-        return cls(dense, others, lazy, settings.clip_norm)
+        return cls(Dense(settings.optimizer, others), lazy, settings.clip_norm)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that they remember, to be kept, or filled."""
-        dense = {
-            f"{name}/{key}": tensor
-            for name, p in self.weights.items()
-            for key, tensor in self.dense.state[p].items()
-        }
-        return dense | {f"lazy/{key}": tensor for key, tensor in self.lazy.state.items()}
+        return self.dense.state | {f"lazy/{key}": t for key, t in self.lazy.state.items()}
 
     def step(
         self,
@@ -83,22 +71,16 @@ class Optimizers:
         Raises:
             RankLost: Another rank has failed.
         """
-        for group in self.dense.param_groups:
-            group["lr"] = learning_rate
         self.lazy.learning_rate = learning_rate
-        ranks.add_up([p.grad for p in self.weights.values() if p.grad is not None])
+        ranks.add_up(self.dense.gradients)
         look_ups = of_all_ranks(ranks, rows, embedding, linear)
         if self.clip_norm is not None:
             # Only sums have the norm that the tables' gradients would have. They are summed once
             # more in the step, which costs little: by now each row comes once.
             distinct, sums = sum_rows(*look_ups)
-            clip(
-                [sums, *(p.grad for p in self.weights.values() if p.grad is not None)],
-                self.clip_norm,
-            )
+            clip([sums, *self.dense.gradients], self.clip_norm)
             look_ups = distinct, sums[:, :-1], sums[:, -1]
-        self.dense.step()
-        self.dense.zero_grad()
+        self.dense.step(learning_rate)
         self.lazy.step(*look_ups)
 
 

@@ -24,6 +24,7 @@ import torch
 
 from afm.artifact import run_folder
 from afm.link import to_probability
+from afm.memory import keep_memory
 from afm.progress import Progress
 from afm.ranks import RankLost, Ranks, work_together
 from afm.torchrun import horovod_by_torchrun
@@ -62,6 +63,7 @@ def train_below_torchrun(config: str) -> str:
 
 
 def _train(config: Config, ranks: Ranks) -> None:
+    keep_memory()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // ranks.local_size))
     manifest = train(config, ranks, Progress(sys.stderr, tell=events.tell), ranks.device())
     if ranks.leads:

@@ -21,7 +21,8 @@
 //
 // No product with W is needed here, for a mask m_p is only A bits. For each byte of it, 8 units,
 // u is looked up in a table of all 256 sums, and δ_p e_p is added to one of 256 buckets. Q_a is the
-// sum of the buckets whose byte has the bit of a.
+// sum of the buckets whose byte has the bit of a. Neighbouring pairs mostly have the same byte, and
+// would wait until the sum of the one before is stored; so they take turns in two sets of buckets.
 //
 // Forward keeps the masks, exp(l - max l) and 1 / Σ exp(l - max l) for backward: 4 + A/8 bytes per
 // row and pair. Products e_p are made anew wherever they are used, which costs less than storing.
@@ -52,6 +53,7 @@ constexpr int kTilePairs = 2, kTileUnits = 4;
 
 constexpr int kByte = 8;                   // units per byte of a mask
 constexpr int kBytes = 256;                // values of a byte
+constexpr int kTurns = 2;                  // pairs that wait for no bucket of each other
 constexpr int kStrip = 16;                 // columns per sweep of the backward,
 constexpr int kVectors = kStrip / kLanes;  // and vectors that hold them
 constexpr int kChunk = 256;                // rows, a multiple of kLanes
@@ -231,18 +233,16 @@ void pool(const Shape& s, int64_t i, const Vec* v, const float* weights, Vec* y)
 }
 
 struct ForwardScratch {
-    Array<Vec> v, y;
+    Array<Vec> v, y;       // a vector per column
     Array<float> weights;  // where none are kept
     explicit ForwardScratch(const Shape& s) : v(s.F * s.K), y(s.K), weights(s.P() * kLanes) {}
 };
 
-// At most kLanes rows.
+// At most kLanes rows, which are in scratch.v.
 template <bool keep>
-void forward_rows(const Shape& s, const Network& net, const float* pair_bias, const float* v,
-                  int rows, ForwardScratch& scratch, const Kept<float, uint8_t>& kept,
-                  float* pooled) {
+void forward_rows(const Shape& s, const Network& net, const float* pair_bias, int rows,
+                  ForwardScratch& scratch, const Kept<float, uint8_t>& kept, float* pooled) {
     float* weights = keep ? kept.weights : scratch.weights.data();
-    to_lanes(v, rows, s.F * s.K, scratch.v.data());
     int64_t p = 0;
     for (; p + kTilePairs <= s.P(); p += kTilePairs)
         logits_of<kTilePairs, keep>(s, net, pair_bias, p, scratch.v.data(), weights, kept.masks);
@@ -293,18 +293,18 @@ void to_rows(int64_t P, const float* from, float* to) {
 }
 
 struct BackwardScratch {
-    Array<Vec> v, g, gv;                          // a vector per column
+    Array<Vec> g, gv;                             // a vector per column
     Array<float> delta;                           // (P, kLanes)
     Array<Vec> bias, q;                           // per pair, per unit: sums over the chunk
     Array<float> weights_of_rows, delta_of_rows;  // (kLanes, whole(P))
     Array<float> row_v, row_dv;                   // (F, kStrip) of one row
-    Array<float> buckets;                         // (strips, groups, 256, kStrip)
+    Array<float> buckets;                         // (strips, kTurns, groups, 256, kStrip)
 
     explicit BackwardScratch(const Shape& s)
-        : v(s.F * s.K), g(s.K), gv(s.K), delta(whole(s.P()) * kLanes), bias(s.P()),
+        : g(s.K), gv(s.K), delta(whole(s.P()) * kLanes), bias(s.P()),
           q(s.groups() * kByte), weights_of_rows(delta.size()), delta_of_rows(delta.size()),
           row_v(s.F * kStrip), row_dv(s.F * kStrip),
-          buckets(s.strips() * s.groups() * kBytes * kStrip) {}
+          buckets(s.strips() * kTurns * s.groups() * kBytes * kStrip) {}
 };
 
 // u of each byte (strips, groups, 256, kStrip), each from the one with its lowest bit off.
@@ -333,16 +333,16 @@ void products_of(const Shape& s, const Vec* gv, const Vec* v_j, float* ge) {
 
 // δ of kLanes rows, and what it adds to ∂c and q. Here g is divided by Σ exp(l - max l), so that
 // the weights need not be.
-void deltas(const Shape& s, const Kept<const float, const uint8_t>& kept,
+void deltas(const Shape& s, const Vec* v, const Kept<const float, const uint8_t>& kept,
             BackwardScratch& scratch) {
     float* ge = scratch.delta.data();
     for (int64_t i = 0; i < s.F - 1; ++i) {
-        for (int64_t k = 0; k < s.K; ++k) scratch.gv[k] = scratch.g[k] * scratch.v[i * s.K + k];
+        for (int64_t k = 0; k < s.K; ++k) scratch.gv[k] = scratch.g[k] * v[i * s.K + k];
         int64_t j = i + 1;
         for (; j + 4 <= s.F; j += 4, ge += 4 * kLanes)
-            products_of<4>(s, scratch.gv.data(), &scratch.v[j * s.K], ge);
+            products_of<4>(s, scratch.gv.data(), v + j * s.K, ge);
         for (; j < s.F; ++j, ge += kLanes)
-            products_of<1>(s, scratch.gv.data(), &scratch.v[j * s.K], ge);
+            products_of<1>(s, scratch.gv.data(), v + j * s.K, ge);
     }
     // Not from y: where one pair has all attention, gᵀe and gᵀy must be equal to the last bit.
     Vec gy{};
@@ -394,10 +394,11 @@ void add_row(const Shape& s, const float* grad, const float* v, const float* wei
                 v_j[c] = load(v + j * kStrip + c * kLanes);
                 de[c] = *delta * (v_i[c] * v_j[c]);
             }
+            float* set = buckets + j % kTurns * (groups * kBytes * kStrip);
             for (int64_t group = 0; group < groups; ++group) {
                 const int64_t at = (group * kBytes + masks[group * kLanes]) * kStrip;
                 for (int c = 0; c < kVectors; ++c) {
-                    float* bucket = buckets + at + c * kLanes;
+                    float* bucket = set + at + c * kLanes;
                     u[c] += load(table + at + c * kLanes);
                     store(bucket, load(bucket) + de[c]);
                 }
@@ -423,17 +424,19 @@ void copy_columns(const float* from, int64_t columns, float* to) {
         std::copy_n(from, columns, to);
 }
 
-// At most kLanes rows.
-void backward_rows(const Shape& s, const float* v, const Kept<const float, const uint8_t>& kept,
-                   const float* grad, const Array<float>& table, int rows,
-                   BackwardScratch& scratch, float* dv) {
-    to_lanes(v, rows, s.F * s.K, scratch.v.data());
+// At most kLanes rows: v, and lanes, a vector per column of it. Calls before(r) before the longest
+// part of each row's work.
+template <class Before>
+void backward_rows(const Shape& s, const float* v, const Vec* lanes,
+                   const Kept<const float, const uint8_t>& kept, const float* grad,
+                   const Array<float>& table, int rows, BackwardScratch& scratch, float* dv,
+                   const Before& before) {
     to_lanes(grad, rows, s.K, scratch.g.data());
     for (int64_t k = 0; k < s.K; ++k) {
         for (int r = rows; r < kLanes; ++r) scratch.g[k][r] = 0;
         scratch.g[k] *= load(kept.inverse);
     }
-    deltas(s, kept, scratch);
+    deltas(s, lanes, kept, scratch);
     // Or every row would sweep through all of them, and they do not stay in the first cache.
     to_rows(s.P(), kept.weights, scratch.weights_of_rows.data());
     to_rows(s.P(), scratch.delta.data(), scratch.delta_of_rows.data());
@@ -444,7 +447,8 @@ void backward_rows(const Shape& s, const float* v, const Kept<const float, const
                      : s.groups() == 4 ? add_row<4>
                                        : add_row<0>;
     const int64_t sums = s.groups() * kBytes * kStrip;
-    for (int r = 0; r < rows; ++r)
+    for (int r = 0; r < rows; ++r) {
+        before(r);
         for (int64_t strip = 0; strip < s.strips(); ++strip) {
             const int64_t from = strip * kStrip, columns = std::min<int64_t>(kStrip, s.K - from);
             float g[kStrip] = {};
@@ -455,10 +459,11 @@ void backward_rows(const Shape& s, const float* v, const Kept<const float, const
             const int64_t first = r * whole(s.P());
             add(s, g, scratch.row_v.data(), &scratch.weights_of_rows[first],
                 &scratch.delta_of_rows[first], kept.masks + r, &table[strip * sums],
-                &scratch.buckets[strip * sums], scratch.row_dv.data());
+                &scratch.buckets[strip * kTurns * sums], scratch.row_dv.data());
             for (int64_t f = 0; f < s.F; ++f)
                 copy_columns(&scratch.row_dv[f * kStrip], columns, dv + (r * s.F + f) * s.K + from);
         }
+    }
 }
 
 // A chunk's sums: Q (A, K), q (A) and ∂c (P), one after the other.
@@ -466,10 +471,12 @@ void read_off(const Shape& s, const BackwardScratch& scratch, float* sums) {
     for (int64_t a = 0; a < s.A; ++a)
         for (int64_t strip = 0; strip < s.strips(); ++strip) {
             float Q[kStrip] = {};
-            const int64_t table = strip * s.groups() + a / kByte;
-            const float* buckets = &scratch.buckets[table * kBytes * kStrip];
-            for (uint32_t byte = bit_of(a); byte < kBytes; byte = (byte + 1) | bit_of(a))
-                for (int k = 0; k < kStrip; ++k) Q[k] += buckets[byte * kStrip + k];
+            for (int64_t turn = 0; turn < kTurns; ++turn) {
+                const int64_t table = (strip * kTurns + turn) * s.groups() + a / kByte;
+                const float* buckets = &scratch.buckets[table * kBytes * kStrip];
+                for (uint32_t byte = bit_of(a); byte < kBytes; byte = (byte + 1) | bit_of(a))
+                    for (int k = 0; k < kStrip; ++k) Q[k] += buckets[byte * kStrip + k];
+            }
             const int64_t columns = std::min<int64_t>(kStrip, s.K - strip * kStrip);
             sums = std::copy_n(Q, columns, sums);
         }
@@ -516,8 +523,9 @@ extern "C" void attention_pool_forward(int64_t B, int64_t F, int64_t K, int64_t 
     for_each_chunk<ForwardScratch>(s, threads, [&](int64_t chunk, ForwardScratch& scratch) {
         for_rows_of(s, chunk, [&](int64_t row, int rows) {
             const auto forward = weights ? forward_rows<true> : forward_rows<false>;
-            forward(s, net, pair_bias, v + row * F * K, rows, scratch,
-                    weights ? kept.at(s, row) : kept, pooled + row * K);
+            to_lanes(v + row * F * K, rows, F * K, scratch.v.data());
+            forward(s, net, pair_bias, rows, scratch, weights ? kept.at(s, row) : kept,
+                    pooled + row * K);
         });
     });
 }
@@ -537,9 +545,11 @@ extern "C" void attention_pool_backward(int64_t B, int64_t F, int64_t K, int64_t
         std::fill(scratch.bias.begin(), scratch.bias.end(), Vec{});
         std::fill(scratch.q.begin(), scratch.q.end(), Vec{});
         std::fill(scratch.buckets.begin(), scratch.buckets.end(), 0.0f);
+        Array<Vec> lanes(F * K);
         for_rows_of(s, chunk, [&](int64_t row, int rows) {
-            backward_rows(s, v + row * F * K, kept.at(s, row), grad + row * K,
-                          table, rows, scratch, dv + row * F * K);
+            to_lanes(v + row * F * K, rows, F * K, lanes.data());
+            backward_rows(s, v + row * F * K, lanes.data(), kept.at(s, row), grad + row * K, table,
+                          rows, scratch, dv + row * F * K, [](int) {});
         });
         read_off(s, scratch, &sums_of_chunks[chunk * size]);
     });

@@ -80,26 +80,39 @@ struct StepScratch {
     }
 };
 
-// Field vectors of rows from row on, before dropout, and the linear terms of these rows.
-void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t row, int rows,
-             float* v, float* linear) {
-    const int64_t ahead = std::min(s.B * batch.S, (row + 2 * kLanes) * batch.S);
-    for (int64_t n = (row + kLanes) * batch.S; n < ahead; ++n) {  // the rows that come next
+// to = x·from, K numbers; or what it was, and that.
+template <bool add>
+void scaled(int64_t K, float x, const float* from, float* to) {
+    int64_t k = 0;
+    for (; k + kLanes <= K; k += kLanes)
+        store(to + k, (add ? load(to + k) : Vec{}) + x * load(from + k));
+    for (; k < K; ++k) to[k] = (add ? to[k] : 0) + x * from[k];
+}
+
+// Fetches what a row looks up, for soon. Inlined, since gcc drops calls that do no more.
+[[gnu::always_inline]] inline void fetch(const Shape& s, const Batch& batch, const Tables& model,
+                                         int64_t row) {
+    for (int64_t n = row * batch.S; n < (row + 1) * batch.S; ++n) {
         for (int64_t k = 0; k < s.K; k += 16)
             __builtin_prefetch(model.embedding + batch.rows[n] * s.K + k);
         __builtin_prefetch(model.linear + batch.rows[n]);
     }
+}
+
+// Field vectors of rows from row on, before dropout, and the linear terms of these rows.
+void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t row, int rows,
+             float* v, float* linear) {
     std::fill(v, v + rows * s.F * s.K, 0.0f);
-    for (int r = 0; r < rows; ++r) {
-        linear[r] = 0;
+    for (int r = 0; r < rows; ++r, v += s.F * s.K) {
+        const int64_t* places = batch.rows + (row + r) * batch.S;
+        const float* x = batch.x + (row + r) * batch.S;
+        float sum = 0;
         for (int64_t slot = 0; slot < batch.S; ++slot) {
-            const int64_t n = (row + r) * batch.S + slot;
-            const float x = batch.x[n];
-            const float* from = model.embedding + batch.rows[n] * s.K;
-            float* to = v + (r * s.F + batch.field_of_slot[slot]) * s.K;
-            for (int64_t k = 0; k < s.K; ++k) to[k] += x * from[k];
-            linear[r] += x * model.linear[batch.rows[n]];
+            const int64_t place = places[slot], field = batch.field_of_slot[slot];
+            scaled<true>(s.K, x[slot], model.embedding + place * s.K, v + field * s.K);
+            sum += x[slot] * model.linear[place];
         }
+        linear[r] = sum;
     }
 }
 
@@ -109,11 +122,9 @@ void to_slots(const Shape& s, const Batch& batch, const Tables& model, int64_t r
     for (int64_t slot = 0; slot < batch.S; ++slot, embedding += s.K) {
         const int64_t n = row * batch.S + slot;
         const float x = batch.x[n];
-        const float* from = dv + batch.field_of_slot[slot] * s.K;
-        for (int64_t k = 0; k < s.K; ++k) embedding[k] = x * from[k];
+        scaled<false>(s.K, x, dv + batch.field_of_slot[slot] * s.K, embedding);
         if (l2 != 0 && x != 0)
-            for (int64_t k = 0; k < s.K; ++k)
-                embedding[k] += l2 * model.embedding[batch.rows[n] * s.K + k];
+            scaled<true>(s.K, l2, model.embedding + batch.rows[n] * s.K, embedding);
         linear[slot] = d * x;
     }
 }
@@ -144,11 +155,11 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
             const Kept<float, uint8_t> kept{scratch.weights.data(), scratch.masks.data(),
                                             scratch.inverse.data()};
             float *y = scratch.y.data(), *dy = scratch.dy.data();
-            forward_rows<true>(s, net, model->pair_bias, v, rows, scratch.forward, kept, y);
-            for (int64_t n = 0; n < rows * K; ++n) {
-                y[n] *= model->scale;
-                dy[n] = model->p[n % K] * model->scale;
-            }
+            to_lanes(v, rows, numbers, scratch.forward.v.data());
+            forward_rows<true>(s, net, model->pair_bias, rows, scratch.forward, kept, y);
+            for (int64_t n = 0; n < rows * K; ++n) y[n] *= model->scale;
+            for (int r = 0; r < rows; ++r)
+                for (int64_t k = 0; k < K; ++k) dy[r * K + k] = model->p[k] * model->scale;
             if (other > 0) {
                 drop(other, settings->seed, dropped + row * K, rows * K, y);
                 drop(other, settings->seed, dropped + row * K, rows * K, dy);
@@ -172,7 +183,12 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
             }
             const Kept<const float, const uint8_t> read{kept.weights, kept.masks, kept.inverse};
             float* dv = scratch.dv.data();
-            backward_rows(s, v, read, dy, table, rows, scratch.backward, dv);
+            const Vec* lanes = scratch.forward.v.data();
+            // One row at a time: of many at once, most would wait for each other.
+            const auto before = [&](int r) __attribute__((always_inline)) {
+                if (row + r + kLanes < B) fetch(s, *batch, *model, row + r + kLanes);
+            };
+            backward_rows(s, v, lanes, read, dy, table, rows, scratch.backward, dv, before);
             if (rate > 0) drop(rate, settings->seed, row * numbers, rows * numbers, dv);
             const float l2 = 2 * settings->l2 * settings->share;
             for (int r = 0; r < rows; ++r) {

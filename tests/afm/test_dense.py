@@ -1,0 +1,61 @@
+"""Steps of the weights outside of tables against torch's optimisers."""
+
+from typing import Literal
+
+import pytest
+import torch
+from torch import Tensor
+from torch.optim import Adagrad, Adam
+
+from afm.dense import Dense
+
+Name = Literal["adam", "adagrad"]
+OPTIMIZERS = {"adam": Adam, "adagrad": Adagrad}
+STEPS = [(0.1, {"W", "b", "w0"}), (0.02, {"W", "w0"}), (0.05, {"W", "b", "w0"})]
+"""Learning rates, and which weights have gradients."""
+
+
+def weights() -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {"W": (7, 5), "b": (7,), "w0": ()}
+    return {n: torch.randn(s, generator=g).requires_grad_() for n, s in shapes.items()}
+
+
+def give_gradients(to: dict[str, Tensor], names: set[str], seed: int) -> None:
+    g = torch.Generator().manual_seed(seed)
+    for name, p in to.items():
+        grad = torch.randn(p.shape, generator=g)
+        p.grad = grad if name in names else None
+
+
+@pytest.mark.parametrize("name", ["adam", "adagrad"])
+def test_steps_are_those_of_torch(name: Name) -> None:
+    mine, torchs = weights(), weights()
+    dense, optimizer = Dense(name, mine), OPTIMIZERS[name](torchs.values())
+    for seed, (rate, names) in enumerate(STEPS):
+        give_gradients(mine, names, seed)
+        give_gradients(torchs, names, seed)
+        dense.step(rate)
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+        assert not dense.gradients
+    for weight in mine:
+        torch.testing.assert_close(mine[weight], torchs[weight])
+
+
+@pytest.mark.parametrize("name", ["adam", "adagrad"])
+def test_filled_state_goes_on(name: Name) -> None:
+    whole, first = weights(), weights()
+    dense, before = Dense(name, whole), Dense(name, first)
+    for seed, (rate, names) in enumerate(STEPS[:2]):
+        for model, optimizer in ((whole, dense), (first, before)):
+            give_gradients(model, names, seed)
+            optimizer.step(rate)
+    second = {n: p.detach().clone().requires_grad_() for n, p in first.items()}
+    after = Dense(name, second)
+    for key, tensor in before.state.items():
+        after.state[key].copy_(tensor)
+    for model, optimizer in ((whole, dense), (second, after)):
+        give_gradients(model, STEPS[2][1], seed=2)
+        optimizer.step(STEPS[2][0])
+    assert all(torch.equal(whole[n], second[n]) for n in whole)
