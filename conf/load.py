@@ -4,7 +4,7 @@ import difflib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, overload
+from typing import Any, ClassVar, TypeVar, get_args, get_origin, overload
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -129,7 +129,15 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which takes no key twice: the first would be lost silently."""
+    """YAML's safe loader, which takes no key twice: the first would be lost silently.
+
+    What looks like a date is text. No key takes a date, and names may be dates.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, Any]]]] = {
+        first: [(tag, looks) for tag, looks in known if tag != "tag:yaml.org,2002:timestamp"]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping whose keys are there once each."""
@@ -154,8 +162,8 @@ def _parse(text: str) -> Any:
 
 
 _NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
-"""What reading YAML raises: a number of 5000 digits or the 31st of June is a ValueError, and what
-is said to be a time and is none an AttributeError."""
+"""What reading YAML raises: a number of 5000 digits is a ValueError, and what is said to be a time
+(``!!timestamp``) and is none an AttributeError."""
 
 
 def _fault(error: Exception) -> str:
