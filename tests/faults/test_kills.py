@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from tests.faults.pipeline import (
-    CONF,
     Pipeline,
     Rows,
     all_rows,
@@ -163,7 +162,8 @@ def test_executors(
     moments, kind, now = random.Random(6), "executor killed", before
     while tally.faults.get(kind, Kind()).tried < MOMENTS:
         log = [pipeline.longer_log] if now == before else []
-        run = started(submitted(cluster, pipeline, *log), **cluster.environment)
+        words = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
+        run = started(words, **cluster.environment)
         killed = 0
         while run.poll() is None and killed < 3:
             time.sleep(moments.uniform(0, 3))
@@ -179,11 +179,6 @@ def test_executors(
         tally.faults[kind].tried += killed - 1
         tally.faults[kind].survived += killed - 1
     assert not what_stays(spark, pipeline.root)
-
-
-def submitted(cluster: Cluster, pipeline: Pipeline, *log: str) -> list[str]:
-    first, *rest = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
-    return [first, *CONF, *rest]
 
 
 def executors_of(cluster: Cluster):
