@@ -129,7 +129,10 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which takes no key twice: the first would be lost silently."""
+    """YAML's safe loader, which takes no key twice: the first would be lost silently.
+
+    What looks like a date is text. No key takes a date, and names may be dates.
+    """
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """A mapping whose keys are there once each."""
@@ -145,6 +148,12 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, looks) for tag, looks in known if tag != "tag:yaml.org,2002:timestamp"]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _parse(text: str) -> Any:
     loader = _Loader(text)
     try:
@@ -154,8 +163,8 @@ def _parse(text: str) -> Any:
 
 
 _NOT_YAML = (yaml.YAMLError, ValueError, AttributeError, RecursionError)
-"""What reading YAML raises: a number of 5000 digits or the 31st of June is a ValueError, and what
-is said to be a time and is none an AttributeError."""
+"""What reading YAML raises: a number of 5000 digits is a ValueError, and what is said to be a time
+(``!!timestamp``) and is none an AttributeError."""
 
 
 def _fault(error: Exception) -> str:

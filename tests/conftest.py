@@ -2,7 +2,9 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,10 +38,22 @@ def tally(pytestconfig: pytest.Config) -> Tally:
     return pytestconfig.stash[TALLY]
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # one of pytest -n's processes, which shows nothing
+        session.config.workeroutput["tally"] = asdict(session.config.stash[TALLY])
+
+
+def pytest_testnodedown(node: Any) -> None:
+    output = getattr(node, "workeroutput", None) or {}
+    if "tally" in output:  # or else the process died
+        node.config.stash[TALLY].add(output["tally"])
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if tally := config.stash[TALLY]:
+    tally = config.stash[TALLY]
+    if tally and config.option.markexpr != "not faults":  # the default suite tries a few
         terminalreporter.section("faults and bad inputs")
         terminalreporter.write_line(tally.table())
         tally.write(ROOT / "build" / "faults.json")

@@ -74,6 +74,13 @@ class Tally:
         yield
         counts.unclear -= 1
 
+    def add(self, other: dict[str, dict[str, dict[str, int]]]) -> None:
+        """Adds the counts of another session, as ``asdict`` gives them."""
+        for name, counts in other["faults"].items():
+            _add(self.faults.setdefault(name, Kind()), counts)
+        for name, counts in other["bad_inputs"].items():
+            _add(self.bad_inputs.setdefault(name, Inputs()), counts)
+
     def __bool__(self) -> bool:
         return bool(self.faults or self.bad_inputs)
 
@@ -104,3 +111,8 @@ class Tally:
         """Leaves the counts as JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"totals": self.totals(), **asdict(self)}, indent=2) + "\n")
+
+
+def _add(kind: Kind | Inputs, counts: dict[str, int]) -> None:
+    for what, count in counts.items():
+        setattr(kind, what, getattr(kind, what) + count)

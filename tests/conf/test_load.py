@@ -66,6 +66,12 @@ def test_load_gives_defaults_and_a_readable_expression(minimal: Path) -> None:
         ("score.exclude_seen=[train]", lambda c: c.score.exclude_seen == ("train",)),
         ("train.run=two", lambda c: c.train.run == "two"),
         ("source.users={format: csv, path: u.csv}", lambda c: c.source.users.path == "u.csv"),
+        ("prepare.batch=2024-12-01", lambda c: c.prepare.batch == "2024-12-01"),
+        ("prepare.batch=2024-13-45 10:00:00", lambda c: c.prepare.batch == "2024-13-45 10:00:00"),
+        (
+            "source.interactions.options={modifiedAfter: 2024-12-01T00:00:00}",
+            lambda c: c.source.interactions.options == {"modifiedAfter": "2024-12-01T00:00:00"},
+        ),
     ],
 )
 def test_load_applies_override(minimal: Path, override: str, read) -> None:
@@ -132,9 +138,10 @@ def test_load_says_where_no_file_is(tmp_path: Path) -> None:
 
 
 def test_a_jobs_own_keys_need_no_section(tmp_path: Path) -> None:
-    overrides = ["mode=append", "prepare.batch=monday", "split.seed=3"]
+    overrides = ["mode=append", "batch=2024-12-01", "split.seed=3"]
     config = load(ROOT / "conf" / "movielens.yaml", overrides, Config, own="prepare")
-    assert (config.prepare.mode, config.prepare.batch, config.split.seed) == ("append", "monday", 3)
+    assert (config.prepare.mode, config.prepare.batch) == ("append", "2024-12-01")
+    assert config.split.seed == 3
     with pytest.raises(ConfigError, match="mode: unknown key"):
         load(ROOT / "conf" / "movielens.yaml", ["mode=append"])
 
@@ -149,7 +156,7 @@ def test_a_jobs_own_keys_need_no_section(tmp_path: Path) -> None:
         ('weight: "a\\0b"', "weight: text with a NUL character"),
         ("score: {context: {city: [1]}}", "score.context.city: Input should be text, a number, or"),
         ("monitor: &a [*a]", "monitor: Input should be a valid dictionary"),
-        ("train: 2024-13-45", "is not YAML: month must be in 1..12"),
+        ("train: !!timestamp 2024-13-45", "is not YAML: month must be in 1..12"),
     ],
 )
 def test_load_refuses_what_no_key_takes(minimal: Path, line: str, message: str) -> None:

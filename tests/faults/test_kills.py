@@ -9,7 +9,6 @@ import psutil
 import pytest
 
 from tests.faults.pipeline import (
-    CONF,
     Pipeline,
     Rows,
     all_rows,
@@ -120,7 +119,7 @@ def test_python_workers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_p
     assert not what_stays(spark, pipeline.root)
 
 
-def kill_workers(run, moments: random.Random, most: int = 4, pause: float = 0.5) -> int:
+def kill_workers(run, moments: random.Random, most: int = 7, pause: float = 0.5) -> int:
     """Kills Python workers of a job while it runs, and returns how many."""
     killed = 0
     while run.poll() is None and killed < most:
@@ -163,9 +162,11 @@ def test_executors(
     moments, kind, now = random.Random(6), "executor killed", before
     while tally.faults.get(kind, Kind()).tried < MOMENTS:
         log = [pipeline.longer_log] if now == before else []
-        run = started(submitted(cluster, pipeline, *log), **cluster.environment)
+        first, *rest = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
+        patient = (first, "--conf", "spark.task.maxFailures=8", *rest)
+        run = started([*patient], **cluster.environment)
         killed = 0
-        while run.poll() is None and killed < 3:
+        while run.poll() is None and killed < 5:
             time.sleep(moments.uniform(0, 3))
             if executors := executors_of(cluster):
                 kill([moments.choice(executors)])
@@ -179,11 +180,6 @@ def test_executors(
         tally.faults[kind].tried += killed - 1
         tally.faults[kind].survived += killed - 1
     assert not what_stays(spark, pipeline.root)
-
-
-def submitted(cluster: Cluster, pipeline: Pipeline, *log: str) -> list[str]:
-    first, *rest = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
-    return [first, *CONF, *rest]
 
 
 def executors_of(cluster: Cluster):

@@ -706,6 +706,7 @@ YAMLS: dict[str, bytes] = {
     "odd number": b"label: 0b_\n",
     "forced number": b"label: !!int many\n",
     "forced time": b"label: !!timestamp never\n",
+    "forced day": b"label: !!timestamp 2024-13-45\n",
     "forced binary": b"label: !!binary '###'\n",
     "forced set": b"label: !!set [1]\n",
     "list as a key": b"[1]: 2\n",

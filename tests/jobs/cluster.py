@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from afm.alone import alone
+from tests.faults.pipeline import CONF
 from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, command
 
 
@@ -38,12 +40,13 @@ class Cluster(NamedTuple):
         return {k: v for k, v in ENVIRONMENT.items() if k != "PYTHONPATH"} | own
 
     def submit(self, job: str, *arguments: object) -> list[str]:
-        """``spark-submit --master spark://… --py-files ….whl JOB.py …``"""
+        """``spark-submit --master spark://… --py-files ….whl JOB.py …``, for little data."""
         options = ["--properties-file", str(ROOT / "conf" / "spark.conf"), "--master", self.url]
         options += ["--executor-memory", "1g", "--driver-memory", "1g"]
         return [
             "spark-submit",
             *options,
+            *CONF,
             "--py-files",
             str(self.wheel),
             f"{job}.py",
@@ -99,8 +102,9 @@ def standalone_cluster(folder: Path) -> Iterator[Cluster]:
 
 def built_wheel(folder: Path) -> Path:
     """The wheel that ``make dist`` builds."""
-    shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # a wheel takes old files along
-    command("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist")
+    with alone(ROOT / "build", "wheel"):  # of pytest -n's processes, one at a time
+        shutil.rmtree(ROOT / "build" / "lib", ignore_errors=True)  # a wheel takes old files along
+        command("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", folder / "dist")
     (wheel,) = (folder / "dist").glob("*.whl")
     return wheel
 

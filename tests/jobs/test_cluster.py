@@ -12,8 +12,9 @@ from deltalake import DeltaTable
 
 from afm.artifact import load
 from conf.load import load as load_config
+from tests.faults.pipeline import done_here
 from tests.jobs.cluster import Cluster, standalone_cluster
-from tests.jobs.commands import spark, train
+from tests.jobs.commands import train
 from tests.jobs.scored import CROSSES, FIELDS, small_log
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
@@ -47,12 +48,12 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def local(config_file: Path) -> Path:
+def local(spark, config_file: Path) -> Path:
     """The tables of local mode."""
-    spark("prepare", config_file)
+    done_here(spark, "prepare", config_file)
     train(RANKS, config_file)
-    spark("evaluate", config_file)
-    spark("score", config_file)
+    for job in ("evaluate", "score"):
+        done_here(spark, job, config_file)
     return config_file.parent / "local"
 
 

@@ -17,6 +17,7 @@ from deltalake import DeltaTable
 from pyarrow.fs import LocalFileSystem, S3FileSystem, copy_files
 
 from afm.artifact import load
+from tests.faults.pipeline import SMALL, done_here
 from tests.jobs.commands import ENVIRONMENT, ROOT, command
 from tests.jobs.scored import CROSSES, FIELDS, small_log
 
@@ -90,12 +91,13 @@ def server(folder: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="module")
 def spark_conf(folder: Path) -> Path:
-    """conf/spark.conf with the lines of docs/s3.md."""
+    """conf/spark.conf with the lines of docs/s3.md, for little data."""
     text = (ROOT / "docs" / "s3.md").read_text(encoding="utf-8")
     added = re.findall(r"```properties\n(.*?)```", text, re.DOTALL)
     assert added
     path = folder / "spark.conf"
-    path.write_text("\n".join([(ROOT / "conf" / "spark.conf").read_text(), *added]))
+    small = (f"{name} {value}" for name, value in SMALL.items())
+    path.write_text("\n".join([(ROOT / "conf" / "spark.conf").read_text(), *added, *small]))
     return path
 
 
@@ -135,14 +137,14 @@ def on_s3(folder: Path, server: Server, spark_conf: Path, config_file: Path) -> 
     """The pipeline's tables on S3. Those that were prepared are copied to a folder."""
     where = (config_file, f"tables.root={ON_S3}", f"tables.models={folder / 'models'}")
 
-    def spark(job: str, *more: str) -> None:
-        submit = ["spark-submit", "--properties-file", spark_conf, f"jobs/{job}.py"]
-        done = command(*submit, *where, *more, check=False, **server.variables)
+    def submit(job: str, *more: str) -> None:
+        words = ["spark-submit", "--properties-file", spark_conf, f"jobs/{job}.py"]
+        done = command(*words, *where, *more, check=False, **server.variables)
         if "unresolved dependenc" in (done.stdout + done.stderr).lower():
             pytest.skip("needs hadoop-aws and Amazon's SDK (540 MB), which Maven did not give")
         assert done.returncode == 0, done.stdout + done.stderr
 
-    spark("prepare")
+    submit("prepare")
     prepared = {name: server.table(name) for name in TABLES}
     copy_files(
         f"{BUCKET}/clicks",
@@ -152,38 +154,37 @@ def on_s3(folder: Path, server: Server, spark_conf: Path, config_file: Path) -> 
     )
     ranks = ("horovodrun", "-np", 2, "python", "jobs/train.py")
     command(*ranks, *where, **server.variables)
-    spark("evaluate")
-    spark("score")
+    submit("evaluate")
+    submit("score")
     scored = {name: server.table(name) for name in ("scores", "metrics")}
-    spark("prepare", "mode=append", f"source.interactions.path={folder / 'day.parquet'}")
+    submit("prepare", "mode=append", f"source.interactions.path={folder / 'day.parquet'}")
     tidy = ("python", "jobs/maintain.py", *where, "retention_hours=0", "compact_files=1")
     assert "files became" in command(*tidy, **server.variables).stdout
     assert "removed 0 files" in command(*tidy, **server.variables).stdout
-    spark("score", "mode=changed")
+    submit("score", "mode=changed")
     return Outcome(prepared, scored, {name: server.table(name) for name in [*TABLES, "scores"]})
 
 
 @pytest.fixture(scope="module")
-def in_a_folder(folder: Path, config_file: Path, on_s3: Outcome) -> Outcome:
+def in_a_folder(spark, folder: Path, config_file: Path, on_s3: Outcome) -> Outcome:
     """The same pipeline with its tables in a folder; the model learns from the files of S3."""
     local, copied = folder / "local", folder / "copied"
 
-    def spark(job: str, root: Path, *more: str) -> None:
-        submit = ["spark-submit", "--properties-file", "conf/spark.conf", f"jobs/{job}.py"]
-        command(*submit, config_file, f"tables.root={root}", *more)
+    def run(job: str, root: Path, *more: str) -> None:
+        done_here(spark, job, config_file, f"tables.root={root}", *more)
 
     def tables(root: Path, *names: str) -> dict[str, pd.DataFrame]:
         return {name: sorted_rows(DeltaTable(str(root / name))) for name in names}
 
-    spark("prepare", local)
+    run("prepare", local)
     prepared = tables(local, *TABLES)
     train = ("horovodrun", "-np", 2, "python", "jobs/train.py", config_file)
     command(*train, f"tables.root={copied}")
-    spark("evaluate", copied)
-    spark("score", copied)
+    run("evaluate", copied)
+    run("score", copied)
     scored = tables(copied, "scores", "metrics")
-    spark("prepare", copied, "mode=append", f"source.interactions.path={folder / 'day.parquet'}")
-    spark("score", copied, "mode=changed")
+    run("prepare", copied, "mode=append", f"source.interactions.path={folder / 'day.parquet'}")
+    run("score", copied, "mode=changed")
     return Outcome(prepared, scored, tables(copied, *TABLES, "scores"))
 
 
