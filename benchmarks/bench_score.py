@@ -6,10 +6,11 @@
 Each contender starts from what is on disk, scores all items for all users, keeps the best 100 of
 each and ends with a Delta table: Spark ALS of rank 16 and 64 by ``recommendForAllUsers``, the cross
 join with the model's forward in a pandas UDF (for some users: its rate counts), and
-``jobs/score.py``, explanations included, with the compiled kernel and as it goes on a machine
-without a compiler, with the one that the wheel brings along. The numbers of users and items are those of KuaiRand-Pure (Gao et al., CIKM
-2022), with 5 fields of users, 6 of items and 2 of the context, and larger ones. Weights are random:
-what they are does not change the work. The recommendations of the cross join's users are compared.
+``jobs/score.py``, explanations included, with the kernel that was compiled here and, as on a
+machine without a compiler, with the one that the wheel brings along. The numbers of users and
+items are those of KuaiRand-Pure (Gao et al., CIKM 2022), with 5 fields of users, 6 of items and 2
+of the context, and larger ones. Weights are random: what they are does not change the work by
+much. The recommendations of the cross join's users are compared.
 """
 
 import os
