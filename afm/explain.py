@@ -125,12 +125,13 @@ def _explain_fused(item_side: ItemSide, users: Side, ranking: Ranking, n: int) -
     attention, contribution = np.empty((2, rows, n), np.float32)
     for chunk, at in places_by_chunk(item_side, ranking.item):
         if len(at):
-            rows_here = _Rows(
-                item_side, users, chunk, ranking.user[at], ranking.item[at] - chunk.start
+            here = _Rows(item_side, users, chunk, ranking.user[at], ranking.item[at] - chunk.start)
+            found = kernel.explain(
+                parameters.attention, here.fields, here.known(), n, parameters.scale
             )
-            pairs[at], attention[at], contribution[at] = kernel.explain(
-                parameters.attention, rows_here.fields, rows_here.known(), n, parameters.scale
-            )
+            if len(at) == rows:
+                return _named(parameters, *found)
+            pairs[at], attention[at], contribution[at] = found
     return _named(parameters, pairs, attention, contribution)
 
 

@@ -52,6 +52,14 @@ class Block:
     keys: pa.Array
     side: ItemSide
 
+    def at(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where in the block items are that have these positions among all."""
+        first, last = self.places[0], self.places[-1]
+        if last - first == len(self.places) - 1:  # without gaps, as all blocks but of new items
+            there: NDArray[np.int64] = places - first
+            return there
+        return np.searchsorted(self.places, places)
+
 
 @dataclass(frozen=True)
 class BlockFile:
@@ -315,7 +323,7 @@ def _to_rows(
             "the model's scores are no finite numbers: its weights are too large. "
             "Lower train.learning_rate, and train again"
         )
-    at = np.searchsorted(block.places, ranking.item)
+    at = block.at(ranking.item)
     why = explain_ranking(block.side, users, replace(ranking, item=at), ranker.explained)
     (rows, pairs), names = why.attention.shape, pa.array(why.names)
     reasons = pa.StructArray.from_arrays(
