@@ -1,5 +1,6 @@
 """A run in TensorBoard: ``tensorboard --logdir <models>/tensorboard``."""
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: Path, first: int) -> None:
+        _wait_for_a_new_second(folder)
         self._writer = SummaryWriter(str(folder), purge_step=first)
 
     def describe(self, plan: Plan) -> None:
@@ -76,3 +78,11 @@ def open_log(plan: Plan, so_far: Sequence[Mapping[str, float]]) -> TensorBoardLo
     for number, figures in enumerate(so_far[first - 1 :], first):
         log.epoch(number, figures)
     return log
+
+
+def _wait_for_a_new_second(folder: Path) -> None:
+    """TensorBoard reads files by name, and names begin with the second in which they are opened."""
+    seconds = [int(path.name.split(".")[3]) for path in folder.glob("events.out.tfevents.*")]
+    left = max(seconds, default=0) + 1 - time.time()
+    if 0 < left <= 1:  # a file from the future is of another clock
+        time.sleep(left)

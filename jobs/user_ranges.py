@@ -93,8 +93,11 @@ def _one_per_task(spark: SparkSession, tasks: int) -> list[int]:
     if tasks == 1:
         return [0]
     many = 8 * tasks * tasks.bit_length()
-    sent = spark.sql(f"SELECT transform(sequence(0, {many}), n -> pmod(hash(n), {tasks}))")
-    found, number = np.unique(np.array(sent.collect()[0][0]), return_index=True)
+    numbers = F.sequence(F.lit(0), F.lit(many))
+    sent = F.transform(numbers, lambda number: F.pmod(F.hash(number), F.lit(tasks)))
+    # Of a row that Spark computes with at once, without a job.
+    to = np.array(spark.sql("SELECT 1").select(sent).collect()[0][0])
+    found, number = np.unique(to, return_index=True)
     assert len(found) == tasks  # all but certain, of so many numbers
     return [int(n) for n in number]
 

@@ -23,6 +23,7 @@ from afm.errors import TrainError
 from afm.metrics import Metrics
 from afm.progress import Progress
 from afm.ranks import Ranks
+from afm.tensorboard_log import TensorBoardLog
 from afm.train import train
 from conf.schema import Config
 
@@ -235,6 +236,15 @@ def test_run_killed_when_an_epoch_was_being_logged_goes_on_in_its_logs(
         with pytest.raises(Killed):
             run(config, ranks)
     check_each_epoch_is_there_once(config, run(config, ranks))
+
+
+def test_files_of_tensorboard_sort_by_when_they_were_opened(tmp_path: Path) -> None:
+    names = []
+    for first in (1, 2):
+        TensorBoardLog(tmp_path, first).close(None)
+        names.append({path.name for path in tmp_path.iterdir()})
+    (one,), (two,) = names[0], names[1] - names[0]
+    assert one.split(".")[3] < two.split(".")[3]
 
 
 def test_run_that_was_really_killed_goes_on_in_its_logs(
