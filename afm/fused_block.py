@@ -113,9 +113,11 @@ class FusedBlock:
         """A group's pairs, for the first so many of some users."""
         item_side, chunk = self._sums.item_side, self._chunk
         products, given = [], []
+        in_numpy = group.crosses or not all(map(self._sides_of, group.pairs))
         tiles = [
             Tile(item_side, chunk, users.take(padded(rows)))
             for rows in np.split(np.arange(users.rows), range(ROWS, users.rows, ROWS))
+            if in_numpy
         ]
         for pair in group.pairs:
             of_item, items = self._values(pair.items)

@@ -105,16 +105,17 @@ def _write(batches: Iterator[pa.RecordBatch], schema: pa.Schema, target: Path) -
     for batch in batches:
         if not batch.num_rows:
             continue
+        table = _like(batch, schema)
         if writer is None:
             writer = parquet.ParquetWriter(
                 target,
-                _like(batch, schema).schema,
+                table.schema,
                 use_dictionary=repeated,
                 compression="SNAPPY",
                 store_schema=False,
-                write_statistics=[USER],
+                write_statistics=[name for name in schema.names if name != "explanation"],
             )
-        writer.write_table(_like(batch, schema), row_group_size=_ROWS_PER_GROUP)
+        writer.write_table(table, row_group_size=_ROWS_PER_GROUP)
         keys = batch.column(USER)
         users += int(starts(keys, last).sum())
         last = keys[-1]
