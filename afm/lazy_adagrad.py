@@ -6,9 +6,12 @@ weights as they are: unlike lazy Adam, this is dense Adagrad to the letter.
 Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
+from afm.kernels.rows import ALL, Share
 from afm.look_ups import sum_rows
 
 EPSILON = 1e-10  # as in torch.optim.Adagrad
@@ -37,16 +40,28 @@ class LazyAdagrad:
         """All that it remembers, to be kept, or filled."""
         return {"squares": self.squares}
 
+    def move(self, embedding: Tensor, linear: Tensor, to: Callable[[Tensor], Tensor]) -> None:
+        """Goes on with tables, and a memory of them, that are elsewhere.
+
+        Args:
+            embedding: The embedding table (R, K), as it was.
+            linear: The linear weights (R,), as they were.
+            to: Moves the memory.
+        """
+        self.embedding, self.linear = embedding.detach(), linear.detach()
+        self.squares = to(self.squares)
+
     @torch.no_grad()
-    def step(self, rows: Tensor, embedding: Tensor, linear: Tensor) -> None:
+    def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
         """Steps along the summed gradients of the rows that were looked up.
 
         Args:
-            rows: Rows that were looked up (N,), integers.
+            rows: Rows that were looked up (N,), integers; below 0 those that count for none.
             embedding: Gradients of their embeddings (N, K).
             linear: Gradients of their linear weights (N,).
+            share: Which of the rows to step.
         """
-        distinct, sums = sum_rows(rows, embedding, linear)
+        distinct, sums = sum_rows(rows, embedding, linear, share)
         self.squares[distinct] = now = self.squares[distinct] + sums.square()  # (U, K + 1)
         steps = self.learning_rate * sums / (now.sqrt() + EPSILON)
         self.embedding[distinct] -= steps[:, :-1]

@@ -7,11 +7,13 @@ Letters: N look-ups, U distinct rows among them, R rows of the tables, K embeddi
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from afm.kernels import rows as kernel
+from afm.kernels.rows import ALL, Share
 from afm.look_ups import plain_sum_rows
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # as everywhere
@@ -47,14 +49,26 @@ class LazyAdam:
         """All that it remembers, to be kept, or filled."""
         return {"steps": self.steps, "moments": self.moments}
 
+    def move(self, embedding: Tensor, linear: Tensor, to: Callable[[Tensor], Tensor]) -> None:
+        """Goes on with tables, and a memory of them, that are elsewhere.
+
+        Args:
+            embedding: The embedding table (R, K), as it was.
+            linear: The linear weights (R,), as they were.
+            to: Moves the memory.
+        """
+        self.embedding, self.linear = embedding.detach(), linear.detach()
+        self.moments = to(self.moments)
+
     @torch.no_grad()
-    def step(self, rows: Tensor, embedding: Tensor, linear: Tensor) -> None:
+    def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
         """Steps along the summed gradients of the rows that were looked up.
 
         Args:
-            rows: Rows that were looked up (N,), integers.
+            rows: Rows that were looked up (N,), integers; below 0 those that count for none.
             embedding: Gradients of their embeddings (N, K).
             linear: Gradients of their linear weights (N,).
+            share: Which of the rows to step.
         """
         self.steps += 1
         t, (beta1, beta2) = int(self.steps), BETAS
@@ -62,7 +76,13 @@ class LazyAdam:
         tables = (self.embedding, self.linear, self.moments)
         fits = kernel.serves(embedding, linear, *tables)
         update = kernel.lazy_adam if fits else plain_update
-        update(rows, embedding, linear, tables, rate=rate, betas=BETAS, epsilon=EPSILON)
+        update(
+            *(rows, embedding, linear, tables),
+            rate=rate,
+            betas=BETAS,
+            epsilon=EPSILON,
+            share=share,
+        )
 
 
 def plain_update(
@@ -74,20 +94,22 @@ def plain_update(
     rate: float,
     betas: tuple[float, float],
     epsilon: float,
+    share: Share = ALL,
 ) -> None:
     """A step of lazy Adam, as one reads it.
 
     Args:
-        rows: Rows that were looked up (N,), integers.
+        rows: Rows that were looked up (N,), integers; below 0 those that count for none.
         embedding: Gradients of their embeddings (N, K).
         linear: Gradients of their linear weights (N,).
         tables: Embeddings (R, K), linear weights (R,) and moments (R, 2, K + 1), changed in place.
         rate: The step size, with the bias of the moments corrected.
         betas: Decay of the moments.
         epsilon: Added to the denominator.
+        share: Which of the rows to step.
     """
     V, w, moments = tables
-    distinct, sums = plain_sum_rows(rows, embedding, linear)
+    distinct, sums = plain_sum_rows(rows, embedding, linear, share)
     decay = sums.new_tensor(betas).unsqueeze(1)  # (2, 1)
     powers = torch.stack([sums, sums.square()], dim=1)  # (U, 2, K + 1)
     moments[distinct] = now = powers.lerp(moments[distinct], decay)

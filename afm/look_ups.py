@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from afm.kernels import rows as kernel
+from afm.kernels.rows import ALL, Share
 from afm.ranks import Ranks
 
 
@@ -56,34 +57,42 @@ def of_all_ranks(
     return everyones_rows, everyones[:, :-1], everyones[:, -1]
 
 
-def sum_rows(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+def sum_rows(
+    rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL
+) -> tuple[Tensor, Tensor]:
     """Sums gradients per row.
 
     Args:
-        rows: Rows that were looked up (N,), integers.
+        rows: Rows that were looked up (N,), integers; below 0 those that count for none.
         embedding: Gradients of their embeddings (N, K).
         linear: Gradients of their linear weights (N,).
+        share: Which of the rows are wanted.
 
     Returns:
         The distinct rows, rising (U,), and their summed gradients, the linear weight's last
         (U, K + 1).
     """
     fits = kernel.serves(embedding, linear)
-    return (kernel.sum_rows if fits else plain_sum_rows)(rows, embedding, linear)
+    return (kernel.sum_rows if fits else plain_sum_rows)(rows, embedding, linear, share)
 
 
-def plain_sum_rows(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+def plain_sum_rows(
+    rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL
+) -> tuple[Tensor, Tensor]:
     """:func:`sum_rows` in plain torch; repeatable on GPUs too, as sums of atomics are not.
 
     Args:
-        rows: Rows that were looked up (N,), integers.
+        rows: Rows that were looked up (N,), integers; below 0 those that count for none.
         embedding: Gradients of their embeddings (N, K).
         linear: Gradients of their linear weights (N,).
+        share: Which of the rows are wanted.
 
     Returns:
         Distinct rows (U,) and their summed gradients (U, K + 1).
     """
     grads = torch.cat([embedding, linear.unsqueeze(1)], dim=1)  # (N, K + 1)
+    wanted = (rows >= 0) & (rows % share.of == share.number)
+    rows, grads = rows[wanted], grads[wanted]
     size = (int(rows.max()) + 1 if len(rows) else 1, grads.shape[1])
     each = torch.sparse_coo_tensor(rows.unsqueeze(0), grads, size, check_invariants=False)
     summed = each.coalesce()

@@ -22,6 +22,7 @@ def gradients(
     *,
     global_rows: int,
     size: int,
+    into: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One rank's share of a step's gradients; the shares of all ranks add up to those of the loss,
     the mean over the rows of all ranks, with its penalties.
@@ -38,6 +39,8 @@ def gradients(
         settings: The ``train`` section.
         global_rows: Rows of the step over all ranks.
         size: How many ranks there are.
+        into: Where to put the gradients of the slots (B, S, K) and (B, S), instead of into new
+            memory.
 
     Returns:
         The sum of the rows' losses, and the gradients of the slots' embeddings (B, S, K) and of
@@ -47,7 +50,10 @@ def gradients(
     if settings.loss == "log" and settings.precision == "float32" and kernel.serves(model):
         assert isinstance(model, AFM)
         found = kernel.gradients(
-            model, rows, x, labels, weights, global_rows=global_rows, l2=l2.embedding
+            *(model, rows, x, labels, weights),
+            global_rows=global_rows,
+            l2=l2.embedding,
+            into=into,
         )
         W = model.attention.W
         if l2.attention and W.grad is not None:
@@ -60,7 +66,9 @@ def gradients(
     share = penalty(model, vectors, x, l2, global_rows=global_rows, size=size)
     (sum_of_losses / global_rows + share).backward()  # type: ignore[no-untyped-call]
     assert vectors.grad is not None and linear.grad is not None  # after backward
-    return sum_of_losses.detach(), vectors.grad, linear.grad
+    if into is None:
+        return sum_of_losses.detach(), vectors.grad, linear.grad
+    return sum_of_losses.detach(), into[0].copy_(vectors.grad), into[1].copy_(linear.grad)
 
 
 def losses(scores: Tensor, labels: Tensor, loss: Loss, weights: Tensor | None = None) -> Tensor:

@@ -93,7 +93,23 @@ def clip(gradients: Sequence[Tensor], most: float) -> None:
         most: The largest norm. As in :func:`torch.nn.utils.clip_grad_norm_`, what is longer ends a
             millionth short of it.
     """
-    norm = torch.stack([torch.linalg.vector_norm(g) for g in gradients]).norm()
+    scale_down(gradients, norm_of(gradients), most)
+
+
+def norm_of(gradients: Sequence[Tensor]) -> Tensor:
+    """The norm of all numbers of some gradients together, a scalar."""
+    norms = torch.stack([torch.linalg.vector_norm(g) for g in gradients])
+    return torch.linalg.vector_norm(norms)  # type: ignore[no-any-return]
+
+
+def scale_down(gradients: Sequence[Tensor], norm: Tensor, most: float) -> None:
+    """Scales gradients down in place, if they are part of one whose norm is too large.
+
+    Args:
+        gradients: Gradients of any shapes.
+        norm: The norm of what they are part of.
+        most: The largest norm.
+    """
     factor = (most / (norm + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(factor)

@@ -34,6 +34,7 @@ class Ranks:
     """
 
     def __init__(self, let_in: Callable[[], object] = lambda: None) -> None:
+        _let_horovod_rest()
         hvd.init()
         self.let_in = let_in
         """Lets ranks in that have come: leaves :func:`work_together`'s work, to begin it again."""
@@ -203,6 +204,18 @@ def work_together(work: Callable[[Ranks], T]) -> T:
     hvd.init()
     done: T = hvd.elastic.run(attempt)(_Nothing(hvd.broadcast_object, hvd.rank))
     return done
+
+
+def _let_horovod_rest() -> None:
+    """Has Horovod look less often for work where it has little.
+
+    It does so on a thread of its own, which talks to the other ranks each time. On CPUs of one
+    machine, where steps need no Horovod (see ``afm.together``), that costs a fifth of the speed.
+    """
+    size, local = (os.environ.get(f"HOROVOD_{name}") for name in ("SIZE", "LOCAL_SIZE"))
+    stay = "HOROVOD_ELASTIC" not in os.environ  # or ranks of other machines may come
+    if stay and size is not None and size == local and not torch.cuda.is_available():
+        os.environ.setdefault("HOROVOD_CYCLE_TIME", "20")  # milliseconds; 1 otherwise
 
 
 class _Nothing(State):  # type: ignore[misc]

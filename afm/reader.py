@@ -52,6 +52,8 @@ class Batch:
     """What each row counts (B,); None if all count 1."""
     global_rows: int
     """Rows of this step over all ranks."""
+    first: int
+    """How many of them lower ranks have."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -108,8 +110,9 @@ class Part:
         ones = np.ones((course.sizes.max(initial=0), len(self.layout.field_of_slot)), np.float32)
         # One block is read while another is trained on.
         with closing(Ahead(self._blocks(course, shuffle), 1)) as blocks:
-            totals = course.sizes.sum(axis=0).tolist()
-            for size, total in zip(course.sizes[self.rank].tolist(), totals, strict=True):
+            sizes, own = course.sizes, self.rank
+            counts = np.stack([sizes[own], sizes.sum(axis=0), sizes[:own].sum(axis=0)], axis=1)
+            for size, total, first in counts.tolist():
                 pieces, rows = [rows[:size]], rows[size:]
                 while missing := size - sum(map(len, pieces)):
                     rows = next(blocks)
@@ -117,7 +120,7 @@ class Part:
                 taken = Rows.joined(pieces) if len(pieces) > 1 else pieces[0]
                 x = ones[:size] if taken.x is None else np.ascontiguousarray(taken.x.T)
                 table = taken.rows.T.astype(np.int64, order="C")
-                yield Batch(table, x, taken.labels, taken.weights, total)
+                yield Batch(table, x, taken.labels, taken.weights, total, first)
 
     def _blocks(self, course: Course, shuffle: Shuffle | None) -> Generator["Rows", None, None]:
         """The rank's blocks, each in its order, without what was read before."""

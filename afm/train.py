@@ -22,6 +22,7 @@ from afm.checkpoint import Checkpoint, Position, Writer
 from afm.errors import DivergedError
 from afm.logs import Logs, open_logs
 from afm.look_ups import looked_up
+from afm.machine import Machine, machine_of
 from afm.metrics import Metrics, compute, state_from_counts, state_of
 from afm.model import FM, build_model
 from afm.objective import gradients
@@ -34,6 +35,7 @@ from afm.reader import Ahead, Batch, Part
 from afm.run import Plan, finished_run, make_plan
 from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch
+from afm.together import Together
 from conf.schema import Config, Loss, TrainConfig
 from conf.secrets import without_secrets
 
@@ -44,6 +46,8 @@ class Trainee:
 
     model: FM
     optimizers: Optimizers
+    together: Together | None
+    """How ranks of one machine step."""
     position: Position
     best: dict[str, Tensor]
     """Weights of the best epoch so far; only the leader keeps them."""
@@ -85,12 +89,20 @@ def train(
     with ranks.leader_first():
         plan = make_plan(config, ranks.rank, ranks.size)
     # Ranks of a run whose horovodrun was killed may be at it still.
-    with alone(plan.folder, "train") if ranks.leads else nullcontext():
-        return _train(plan, ranks, progress, device, watch)
+    with (
+        alone(plan.folder, "train") if ranks.leads else nullcontext(),
+        machine_of(ranks) as machine,
+    ):
+        return _train(plan, ranks, machine, progress, device, watch)
 
 
 def _train(
-    plan: Plan, ranks: Ranks, progress: Progress, device: torch.device, watch: Watch
+    plan: Plan,
+    ranks: Ranks,
+    machine: Machine | None,
+    progress: Progress,
+    device: torch.device,
+    watch: Watch,
 ) -> Manifest:
     """Trains, or does nothing if the run is finished."""
     manifest = finished_run(plan) if ranks.leads else None
@@ -99,7 +111,7 @@ def _train(
             progress.note(f"run {plan.folder.name} is finished already; nothing to do")
         return Manifest.model_validate_json(shared)
 
-    trainee = _start(plan, ranks, device)
+    trainee = _start(plan, ranks, machine, device)
     if ranks.leads and trainee.position != Position():
         progress.note(f"resuming run {plan.folder.name} {_reached(trainee.position)}")
     settings = plan.config.train
@@ -213,11 +225,15 @@ def _train_epoch(
             settings,
             global_rows=batch.global_rows,
             size=ranks.size,
+            into=trainee.together.room(batch.first, len(batch)) if trainee.together else None,
         )
         steps_before = (number - 1) * plan.train.steps + step - 1
         rate = learning_rate(settings, before.curves, steps_before, plan.train.steps)
         numbers = None if plan.train.layout.only_indices else x
-        trainee.optimizers.step(ranks, rate, *looked_up(rows, numbers, *of_look_ups))
+        if trainee.together:
+            trainee.together.step(rate, batch.first, batch.global_rows, rows, numbers)
+        else:
+            trainee.optimizers.step(ranks, rate, *looked_up(rows, numbers, *of_look_ups))
         loss += sum_of_losses
         weight += batch.weight
         rows_done += batch.global_rows
@@ -254,20 +270,23 @@ def _check_finite(loss: float, number: int, settings: TrainConfig) -> None:
         )
 
 
-def _start(plan: Plan, ranks: Ranks, device: torch.device) -> Trainee:
+def _start(plan: Plan, ranks: Ranks, machine: Machine | None, device: torch.device) -> Trainee:
     """The run's state: as its checkpoint has it, or new; the same on every rank."""
     settings = plan.config.train
     model = build_model(plan.train.layout, plan.config.model, settings.seed).to(device)
     if ranks.leads and plan.pretrained is not None:
         start_from(model, plan.pretrained)
     optimizers = Optimizers.of(model, settings)
-    trainee = Trainee(model, optimizers, Position(), best={})
+    trainee = Trainee(model, optimizers, None, Position(), best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
         plan.require(saved.identity)
         model.load_state_dict(dict(saved.weights))
         for name, tensor in optimizers.state.items():
             tensor.copy_(saved.optimizer[name])
         trainee.position, trainee.best = saved.position, dict(saved.best)
+    most = settings.batch_size + ranks.size  # each may have a row more than its part
+    slots = len(plan.train.layout.field_of_slot)
+    trainee.together = Together.of(machine, ranks, model, optimizers, most, slots)
     ranks.copy(model.state_dict())
     ranks.copy(optimizers.state)
     shared = ranks.share(checkpoint.position_to_json(trainee.position))

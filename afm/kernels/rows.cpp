@@ -32,16 +32,24 @@ void on_threads(int64_t threads, const Work& work) {
     for (std::thread& other : others) other.join();
 }
 
+// Which of the rows are wanted: one of several shares of them.
+struct Share {
+    int64_t number, of;
+};
+
 // Where each thread's rows begin, and the last one's end.
-std::vector<int64_t> parted(int64_t N, int64_t threads, const int64_t* rows) {
+std::vector<int64_t> parted(int64_t N, Share share, int64_t threads, const int64_t* rows) {
     std::vector<int64_t> sample;
     for (uint32_t i = 0; N > 0 && i < kSample; ++i)  // from all over: steps might keep to one field
         sample.push_back(rows[static_cast<uint64_t>(i * 2654435769u) * N >> 32]);
     std::sort(sample.begin(), sample.end());
-    std::vector<int64_t> borders{0};
-    for (int64_t t = 1; t < threads; ++t)
-        borders.push_back(sample.empty() ? 0 : sample[sample.size() * t / threads]);
-    borders.push_back(std::numeric_limits<int64_t>::max());
+    std::vector<int64_t> borders;
+    const int64_t all = share.of * threads, first = share.number * threads;
+    for (int64_t part = first; part <= first + threads; ++part)
+        borders.push_back(part == 0        ? 0
+                          : part == all    ? std::numeric_limits<int64_t>::max()
+                          : sample.empty() ? 0
+                                           : sample[sample.size() * part / all]);
     return borders;
 }
 
@@ -103,10 +111,11 @@ struct Gradients {
 
 // Calls use(u, row, sum, later) for the u-th distinct row and its summed gradient (K + 1), that of
 // the linear weight being the last; later is a row that comes soon, if only this one. Returns U.
+// Rows are those of a share of the work; look-ups of rows below 0 count for none.
 template <class Use>
-int64_t for_each_row(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
+int64_t for_each_row(int64_t N, int64_t K, Share share, int64_t threads, const int64_t* rows,
                      const Gradients& grads, const Use& use) {
-    const std::vector<int64_t> borders = parted(N, threads, rows);
+    const std::vector<int64_t> borders = parted(N, share, threads, rows);
     std::vector<LookUps> parts(threads);
     on_threads(threads, [&](int64_t t) { parts[t] = {N, rows, borders[t], borders[t + 1]}; });
     std::vector<int64_t> firsts{0};  // u of each part's first row
@@ -139,9 +148,10 @@ int64_t for_each_row(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
 // and returns U.
 extern "C" int64_t sum_rows(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
                             const float* embedding, int64_t embedding_stride, const float* linear,
-                            int64_t linear_stride, int64_t* distinct, float* sums) {
+                            int64_t linear_stride, int64_t share, int64_t shares,
+                            int64_t* distinct, float* sums) {
     const Gradients grads{embedding, embedding_stride, linear, linear_stride};
-    return for_each_row(N, K, threads, rows, grads,
+    return for_each_row(N, K, {share, shares}, threads, rows, grads,
                         [&](int64_t u, int64_t row, const float* sum, int64_t) {
                             distinct[u] = row;
                             std::copy_n(sum, K + 1, sums + u * (K + 1));
@@ -151,8 +161,8 @@ extern "C" int64_t sum_rows(int64_t N, int64_t K, int64_t threads, const int64_t
 // Steps with the summed gradients. Tables are V (R, K), w (R) and their moments (R, 2, K + 1).
 extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
                           const float* embedding, int64_t embedding_stride, const float* linear,
-                          int64_t linear_stride, float* V, float* w, float* moments, float rate,
-                          float beta1, float beta2, float epsilon) {
+                          int64_t linear_stride, int64_t share, int64_t shares, float* V, float* w,
+                          float* moments, float rate, float beta1, float beta2, float epsilon) {
     const Gradients grads{embedding, embedding_stride, linear, linear_stride};
     const auto update = [&](int64_t, int64_t row, float* __restrict step, int64_t later) {
         fetch(V + later * K, K);
@@ -168,5 +178,5 @@ extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* 
         for (int64_t k = 0; k < K; ++k) V[row * K + k] -= step[k];
         w[row] -= step[K];
     };
-    for_each_row(N, K, threads, rows, grads, update);
+    for_each_row(N, K, {share, shares}, threads, rows, grads, update);
 }

@@ -5,11 +5,23 @@ Letters: N look-ups, U distinct rows among them, R rows of the tables, K embeddi
 
 from ctypes import CDLL, c_float, c_int64, c_void_p
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from afm.kernels.compiled import load
+
+
+class Share(NamedTuple):
+    """Some of the rows, where several processes part them among each other."""
+
+    number: int
+    of: int
+    """How many shares there are. Together they are all rows; which is in which, kernels decide."""
+
+
+ALL = Share(0, 1)
 
 
 @cache
@@ -38,15 +50,18 @@ def serves(*tensors: Tensor) -> bool:
     return fit and library() is not None
 
 
-def sum_rows(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[Tensor, Tensor]:
+def sum_rows(
+    rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL
+) -> tuple[Tensor, Tensor]:
     """As :func:`afm.look_ups.sum_rows`, for gradients that the kernel :func:`serves`.
 
     It runs on as many threads as torch does; their number does not change the result.
 
     Args:
-        rows: Rows that were looked up (N,).
+        rows: Rows that were looked up (N,); below 0 those that count for none.
         embedding: Gradients of their embeddings (N, K).
         linear: Gradients of their linear weights (N,).
+        share: Which of the rows are wanted.
 
     Returns:
         Distinct rows (U,) and their summed gradients (U, K + 1).
@@ -57,7 +72,9 @@ def sum_rows(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[Tensor, T
     kernel = library()
     assert kernel is not None  # as serves() has seen
     found = kernel.sum_rows(
-        *_gradients(rows, embedding, linear), c_void_p(distinct.data_ptr()), _pointer(sums)
+        *_gradients(rows, embedding, linear),
+        *map(c_int64, share),
+        *(c_void_p(distinct.data_ptr()), _pointer(sums)),
     )
     return distinct[:found], sums[:found]
 
@@ -71,25 +88,28 @@ def lazy_adam(
     rate: float,
     betas: tuple[float, float],
     epsilon: float,
+    share: Share = ALL,
 ) -> None:
     """As :func:`afm.lazy_adam.plain_update`, for tensors that the kernel :func:`serves`.
 
     It runs on as many threads as torch does; their number does not change the result.
 
     Args:
-        rows: Rows that were looked up (N,).
+        rows: Rows that were looked up (N,); below 0 those that count for none.
         embedding: Gradients of their embeddings (N, K).
         linear: Gradients of their linear weights (N,).
         tables: Embeddings (R, K), linear weights (R,) and moments (R, 2, K + 1), contiguous.
         rate: The step size, with the bias of the moments corrected.
         betas: Decay of the moments.
         epsilon: Added to the denominator.
+        share: Which of the rows to step.
     """
     embedding = _packed(embedding)
     kernel = library()
     assert kernel is not None  # as serves() has seen
     kernel.lazy_adam(
         *_gradients(rows, embedding, linear),
+        *map(c_int64, share),
         *map(_pointer, tables),
         *map(c_float, (rate, *betas, epsilon)),
     )

@@ -37,6 +37,7 @@ def gradients(
     *,
     global_rows: float,
     l2: float = 0.0,
+    into: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log loss of a batch and its gradients, as ``backward`` would leave them.
 
@@ -52,6 +53,7 @@ def gradients(
         weights: Weights of the rows (B,), 1 if left out.
         global_rows: What the sum of the losses is divided by.
         l2: λ of the squares of the embeddings with x ≠ 0, whose sum is divided likewise.
+        into: Where to put the gradients of the slots, instead of into new memory.
 
     Returns:
         The sum of the losses, before it is divided and without the penalty; gradients of the
@@ -64,7 +66,7 @@ def gradients(
     batch = _Batch(slots, *map(_address, (rows, field_of_slot, x, labels, weights)))
     tables = (model.embedding, model.linear, attention.pair_bias, model.p, model.bias)
     seed = int(torch.randint(2**63 - 1, ()))
-    embedding, linear = x.new_empty(size, slots, k), x.new_empty(size, slots)
+    embedding, linear = into or (x.new_empty(size, slots, k), x.new_empty(size, slots))
     counts = [weight.numel() for weight in _dense(model)]
     dense = x.new_empty(sum(counts))
     kernel = cpu.library()

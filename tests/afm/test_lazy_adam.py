@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.nn.functional import embedding
 
 from afm.kernels import rows as kernel
+from afm.kernels.rows import Share
+from afm.lazy_adagrad import LazyAdagrad
 from afm.lazy_adam import LazyAdam
 from afm.look_ups import looked_up, plain_sum_rows, sum_rows
 from afm.ranks import Ranks
@@ -94,6 +96,39 @@ def test_nan_stays_in_its_row() -> None:
     rest = torch.arange(30) != rows[7]
     for a, b in zip(state_of(clean), state_of(broken), strict=True):
         assert torch.equal(a[rest], b[rest])
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("kind", [LazyAdam, LazyAdagrad])
+@pytest.mark.parametrize("shares", [2, 3, 50])
+def test_shares_step_as_one(kind: type[LazyAdam | LazyAdagrad], shares: int) -> None:
+    """Processes with one table in common, each of which steps its share, one after the other."""
+    tables = random_tables(40, 5)
+    whole = kind(*(t.clone() for t in tables), 0.1)
+    parts = [kind(*tables, 0.1) for _ in range(shares)]
+    memory = next(t for t in parts[0].state.values() if t.dim() > 1)
+    for part in parts:
+        part.move(*tables, lambda _: memory)
+    for seed in range(3):
+        batch = random_batch(seed, 60, 40, 5)
+        whole.step(*batch)
+        for number, part in enumerate(parts):
+            part.step(*batch, Share(number, shares))
+    for one, many in zip(whole.state.values(), parts[0].state.values(), strict=True):
+        torch.testing.assert_close(one, many)
+    torch.testing.assert_close((whole.embedding, whole.linear), tables)
+
+
+@pytest.mark.usefixtures("either")
+@pytest.mark.parametrize("kind", [LazyAdam, LazyAdagrad])
+def test_rows_below_zero_count_for_none(kind: type[LazyAdam | LazyAdagrad]) -> None:
+    with_some, without = (kind(*random_tables(30, 4), 0.1) for _ in range(2))
+    for seed in range(3):
+        rows, *gradients = random_batch(seed, 40, 30, 4)
+        with_some.step(torch.where(rows % 4 == 0, -1, rows), *gradients)
+        without.step(rows[rows % 4 != 0], *(g[rows % 4 != 0] for g in gradients))
+    torch.testing.assert_close(with_some.embedding, without.embedding)
+    torch.testing.assert_close(with_some.linear, without.linear)
 
 
 @settings(max_examples=60, deadline=None)

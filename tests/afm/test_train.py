@@ -584,14 +584,20 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
 CLIPPED = ("train.clip_norm=0.02", "train.schedule={warmup: 3, plateau: {}}", "model.name=fwfm")
 
 
+ONE_MACHINE = ("-np", "2")
+# To Horovod, names are machines: these ranks have nothing in common.
+TWO_MACHINES = (*ONE_MACHINE, "-H", "localhost:1,127.0.0.1:1", "--network-interface", "lo")
+
+
+@pytest.mark.parametrize("where", [ONE_MACHINE, TWO_MACHINES], ids=["one machine", "two machines"])
 @pytest.mark.parametrize("overrides", [(), CLIPPED], ids=["plain", "clipped"])
 def test_two_ranks_train_the_model_of_one(
-    config_file: Path, ranks: Ranks, overrides: tuple[str, ...]
+    config_file: Path, ranks: Ranks, where: tuple[str, ...], overrides: tuple[str, ...]
 ) -> None:
     config = load_config(config_file, overrides)
     one, _ = run(config, ranks)
 
-    together = ("horovodrun", "-np", "2", "python", "jobs/train.py", str(config_file))
+    together = ("horovodrun", *where, "python", "jobs/train.py", str(config_file))
     result = command(*together, f"tables.models={config_file.parent}/two", *overrides)
     assert result.returncode == 0, result.stderr
     other = load(config_file.parent / "two", config.model.name)
