@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.afm.conftest import config_of, prepared_root, spec  # noqa: F401  for ranks
 from tests.faults.pipeline import (
     Pipeline,
     Rows,
