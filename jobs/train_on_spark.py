@@ -30,6 +30,12 @@ _FEW = (
     "them: spark.scheduler.barrier.maxConcurrentTasksCheck in conf/spark.conf)"
 )
 
+_LOST = "Could not recover from a failed barrier"
+"""What Spark says when a rank has ended without word, or its executor was lost."""
+_ATTEMPTS = 4
+"""How often ranks are started, as Spark does with tasks of other stages. They go on after the last
+checkpoint."""
+
 
 def main(config: Config, ranks: int) -> None:
     """Starts the ranks and waits for them.
@@ -40,16 +46,21 @@ def main(config: Config, ranks: int) -> None:
 
     Raises:
         DataError: The cluster has too few slots, or training has failed.
+        Exception: Ranks were lost again and again, or Spark fails.
     """
     spark = open_session("train_on_spark")
     on_gpus = float(spark.conf.get("spark.task.resource.gpu.amount", "0") or 0) >= 1
     distributor = TorchDistributor(num_processes=ranks, local_mode=False, use_gpu=on_gpus)
-    try:
-        problem = distributor.run(_rank, _anywhere(config).model_dump_json())
-    except Exception as error:  # Spark's own comes as it is, wrapped by Py4J
-        if _FEW_SLOTS not in str(error):
-            raise
-        raise DataError(_FEW.format(ranks)) from None
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            problem = distributor.run(_rank, _anywhere(config).model_dump_json())
+            break
+        except Exception as error:  # Spark's own comes as it is, wrapped by Py4J
+            if _FEW_SLOTS in str(error):
+                raise DataError(_FEW.format(ranks)) from None
+            if _LOST not in str(error) or attempt == _ATTEMPTS:
+                raise
+            print(f"ranks were lost; starting all of them again ({attempt})", file=sys.stderr)
     if problem:
         raise DataError(problem)
 

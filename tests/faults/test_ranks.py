@@ -56,9 +56,13 @@ def test_the_same_run_twice_at_once(
     with tally.fault("one run trained twice at once"):
         first = start("-np", "1", models="models")
         wait_for_step(first, config_file.parent / "models", 20)
+        (rank,) = workers(first).values()
+        rank.suspend()
         second = start("-np", "1", models="models")
+        assert second.stdout is not None  # a pipe
+        assert any("waiting for process" in line for line in second.stdout)
+        rank.resume()
         _, said = finish(config_file, second, "models")
-        assert "waiting for process" in said
         assert "is finished already" in said
         finish(config_file, first, "models")
 
