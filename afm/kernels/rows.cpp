@@ -1,5 +1,6 @@
 // Rows of the embedding table and of the linear weights: gradients of what was looked up, summed
-// per row (afm/look_ups.py), and the step of lazy Adam along them (afm/lazy_adam.py).
+// per row (afm/look_ups.py), and the step of lazy Adam along them (afm/lazy_adam.py). Goes after
+// vectors.h.
 //
 // Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 //
@@ -8,12 +9,11 @@
 // It adds a row's gradients up in the order of the look-ups: no atomics are needed, and the number of
 // threads does not change the result.
 
-#include <algorithm>
 #include <cmath>
-#include <cstdint>
 #include <limits>
 #include <memory>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 namespace {
@@ -109,37 +109,101 @@ struct Gradients {
     __builtin_prefetch(from + floats - 1, 1);
 }
 
-// Calls use(u, row, sum, later) for the u-th distinct row and its summed gradient (K + 1), that of
-// the linear weight being the last; later is a row that comes soon, if only this one. Returns U.
-// Rows are those of a share of the work; look-ups of rows below 0 count for none.
-template <class Use>
-int64_t for_each_row(int64_t N, int64_t K, Share share, int64_t threads, const int64_t* rows,
-                     const Gradients& grads, const Use& use) {
-    const std::vector<int64_t> borders = parted(N, share, threads, rows);
-    std::vector<LookUps> parts(threads);
-    on_threads(threads, [&](int64_t t) { parts[t] = {N, rows, borders[t], borders[t + 1]}; });
-    std::vector<int64_t> firsts{0};  // u of each part's first row
-    for (const LookUps& part : parts) firsts.push_back(firsts.back() + part.distinct());
+// The summed gradient of a row: of its embedding, and of its linear weight. A few vectors if the
+// compiler knows kSize, which is K, a multiple of the lanes; numbers if it is 0.
+template <int64_t kSize>
+struct Sum {
+    static constexpr int64_t kVectors = kSize / kLanes;
+    Vec embedding[kVectors];
+    float linear;
 
-    on_threads(threads, [&](int64_t t) {
-        const LookUps& part = parts[t];
-        std::vector<float> sum(K + 1);
-        int64_t u = firsts[t];
-        for (int64_t n = 0; n < part.size();) {
-            const int64_t row = part.row(n);
-            std::fill(sum.begin(), sum.end(), 0.0f);
-            for (; n < part.size() && part.row(n) == row; ++n) {
-                const int64_t number = part.number(n);
-                const int64_t later = part.number(std::min(n + kAhead, part.size() - 1));
-                fetch(grads.embedding + later * grads.embedding_stride, K);
-                const float* grad = grads.embedding + number * grads.embedding_stride;
-                for (int64_t k = 0; k < K; ++k) sum[k] += grad[k];
-                sum[K] += grads.linear[number * grads.linear_stride];
-            }
-            use(u++, row, sum.data(), part.row(std::min(n + kAhead, part.size() - 1)));
+    explicit Sum(int64_t) {}
+    void clear() {
+        std::fill_n(embedding, kVectors, Vec{});
+        linear = 0;
+    }
+    void add(const float* grad, float of_linear) {
+        for (int64_t c = 0; c < kVectors; ++c) embedding[c] += load(grad + c * kLanes);
+        linear += of_linear;
+    }
+    template <class Do>
+    void for_each(const Do& work) const {
+        for (int64_t c = 0; c < kVectors; ++c) work(c * kLanes, embedding[c]);
+    }
+};
+
+template <>
+struct Sum<0> {
+    std::vector<float> embedding;
+    float linear = 0;
+
+    explicit Sum(int64_t K) : embedding(K) {}
+    void clear() {
+        std::fill(embedding.begin(), embedding.end(), 0.0f);
+        linear = 0;
+    }
+    void add(const float* grad, float of_linear) {
+        for (size_t k = 0; k < embedding.size(); ++k) embedding[k] += grad[k];
+        linear += of_linear;
+    }
+    template <class Do>
+    void for_each(const Do& work) const {
+        for (size_t k = 0; k < embedding.size(); ++k) work(k, embedding[k]);
+    }
+};
+
+// Calls use(u, row, sum, later) for each distinct row and its sum, with u from first on; later is a
+// row that comes soon, if only this one.
+template <int64_t kSize, class Use>
+void for_each_row(int64_t K, const LookUps& part, const Gradients& grads, int64_t first,
+                  const Use& use) {
+    Sum<kSize> sum(K);
+    for (int64_t n = 0; n < part.size(); ++first) {
+        const int64_t row = part.row(n);
+        sum.clear();
+        for (; n < part.size() && part.row(n) == row; ++n) {
+            const int64_t number = part.number(n);
+            const int64_t later = part.number(std::min(n + kAhead, part.size() - 1));
+            fetch(grads.embedding + later * grads.embedding_stride, kSize ? kSize : K);
+            sum.add(grads.embedding + number * grads.embedding_stride,
+                    grads.linear[number * grads.linear_stride]);
         }
-    });
-    return firsts.back();
+        use(first, row, sum, part.row(std::min(n + kAhead, part.size() - 1)));
+    }
+}
+
+// Calls work with K, as what the compiler knows where that is usual.
+template <class Work>
+void for_size(int64_t K, const Work& work) {
+    switch (K) {
+        case 16: return work(std::integral_constant<int64_t, 16>{});
+        case 32: return work(std::integral_constant<int64_t, 32>{});
+        case 64: return work(std::integral_constant<int64_t, 64>{});
+        default: return work(std::integral_constant<int64_t, 0>{});
+    }
+}
+
+struct Rates {
+    float rate, beta1, beta2, epsilon;
+};
+
+inline float root(float x) { return std::sqrt(x); }
+inline Vec root(Vec x) {
+    for (int lane = 0; lane < kLanes; ++lane) x[lane] = std::sqrt(x[lane]);
+    return x;
+}
+
+// The step along gradients, numbers or a vector of them, whose moments are moved.
+template <class Numbers>
+inline Numbers adam(Numbers gradient, const Rates& rates, float* first, float* second) {
+    Numbers m, v;
+    std::memcpy(&m, first, sizeof m);
+    std::memcpy(&v, second, sizeof v);
+    m += (1 - rates.beta1) * (gradient - m);
+    v += (1 - rates.beta2) * (gradient * gradient - v);
+    std::memcpy(first, &m, sizeof m);
+    std::memcpy(second, &v, sizeof v);
+    return rates.rate * m / (root(v) + rates.epsilon);
 }
 
 }  // namespace
@@ -151,11 +215,23 @@ extern "C" int64_t sum_rows(int64_t N, int64_t K, int64_t threads, const int64_t
                             int64_t linear_stride, int64_t share, int64_t shares,
                             int64_t* distinct, float* sums) {
     const Gradients grads{embedding, embedding_stride, linear, linear_stride};
-    return for_each_row(N, K, {share, shares}, threads, rows, grads,
-                        [&](int64_t u, int64_t row, const float* sum, int64_t) {
-                            distinct[u] = row;
-                            std::copy_n(sum, K + 1, sums + u * (K + 1));
-                        });
+    const std::vector<int64_t> borders = parted(N, {share, shares}, threads, rows);
+    std::vector<LookUps> parts(threads);
+    on_threads(threads, [&](int64_t t) { parts[t] = {N, rows, borders[t], borders[t + 1]}; });
+    std::vector<int64_t> firsts{0};  // u of each part's first row
+    for (const LookUps& part : parts) firsts.push_back(firsts.back() + part.distinct());
+    on_threads(threads, [&](int64_t t) {
+        for_size(K, [&](auto size) {
+            const auto keep = [&](int64_t u, int64_t row, const auto& sum, int64_t) {
+                float* to = sums + u * (K + 1);
+                sum.for_each([&](int64_t k, auto x) { std::memcpy(to + k, &x, sizeof x); });
+                to[K] = sum.linear;
+                distinct[u] = row;
+            };
+            for_each_row<size()>(K, parts[t], grads, firsts[t], keep);
+        });
+    });
+    return firsts.back();
 }
 
 // Steps with the summed gradients. Tables are V (R, K), w (R) and their moments (R, 2, K + 1).
@@ -164,19 +240,27 @@ extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* 
                           int64_t linear_stride, int64_t share, int64_t shares, float* V, float* w,
                           float* moments, float rate, float beta1, float beta2, float epsilon) {
     const Gradients grads{embedding, embedding_stride, linear, linear_stride};
-    const auto update = [&](int64_t, int64_t row, float* __restrict step, int64_t later) {
-        fetch(V + later * K, K);
-        fetch(w + later, 1);
-        fetch(moments + later * 2 * (K + 1), 2 * (K + 1));
-        float* __restrict m = moments + row * 2 * (K + 1);
-        float* __restrict v = m + K + 1;
-        for (int64_t k = 0; k <= K; ++k) {
-            m[k] += (1 - beta1) * (step[k] - m[k]);
-            v[k] += (1 - beta2) * (step[k] * step[k] - v[k]);
-            step[k] = rate * m[k] / (std::sqrt(v[k]) + epsilon);
-        }
-        for (int64_t k = 0; k < K; ++k) V[row * K + k] -= step[k];
-        w[row] -= step[K];
-    };
-    for_each_row(N, K, {share, shares}, threads, rows, grads, update);
+    const Rates rates{rate, beta1, beta2, epsilon};
+    const std::vector<int64_t> borders = parted(N, {share, shares}, threads, rows);
+    on_threads(threads, [&](int64_t t) {
+        const LookUps part(N, rows, borders[t], borders[t + 1]);
+        for_size(K, [&](auto known) {
+            const int64_t size = known() ? known() : K;
+            const auto update = [&](int64_t, int64_t row, const auto& sum, int64_t later) {
+                fetch(V + later * size, size);
+                fetch(w + later, 1);
+                fetch(moments + later * 2 * (size + 1), 2 * (size + 1));
+                float* m = moments + row * 2 * (size + 1);
+                float *v = m + size + 1, *to = V + row * size;
+                sum.for_each([&](int64_t k, auto gradient) {
+                    auto x = gradient;
+                    std::memcpy(&x, to + k, sizeof x);
+                    x -= adam(gradient, rates, m + k, v + k);
+                    std::memcpy(to + k, &x, sizeof x);
+                });
+                w[row] -= adam(sum.linear, rates, m + size, v + size);
+            };
+            for_each_row<known()>(K, part, grads, 0, update);
+        });
+    });
 }

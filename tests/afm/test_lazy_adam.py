@@ -38,7 +38,7 @@ def both_threads() -> Iterator[Callable[[int], None]]:
 
 
 @pytest.mark.usefixtures("either")
-@pytest.mark.parametrize("size", [1, 3, 16, 33])
+@pytest.mark.parametrize("size", [1, 3, 16, 32, 33, 64])
 def test_steps_are_those_of_sparse_adam(size: int) -> None:
     """SparseAdam in float64, on the sparse gradients that torch itself makes of the look-ups."""
     V, w = random_tables(40, size)
@@ -135,7 +135,7 @@ def test_rows_below_zero_count_for_none(kind: type[LazyAdam | LazyAdagrad]) -> N
 @given(
     seed=st.integers(0, 2**32 - 1),
     look_ups=st.integers(0, 300),
-    size=st.integers(1, 20),
+    size=st.one_of(st.integers(1, 20), st.sampled_from([32, 64])),
     largest=st.sampled_from([1, 2, 100, 2**11, 2**12, 2**33]),
     sum_them=st.sampled_from([kernel.sum_rows, plain_sum_rows]),
 )
