@@ -43,6 +43,7 @@ class Machine:
 
     def __init__(self, links: Sequence[socket.socket], leads: bool, watch: Stopwatch) -> None:
         self._links, self._leads, self._watch = links, leads, watch
+        self._shared: set[int] = set()
 
     def meet(self) -> None:
         """Waits for all ranks. What they wrote into common memory before can be read after.
@@ -94,7 +95,12 @@ class Machine:
             # Into large pages, as torch's own memory. Not all systems give them, or to this.
             _LIBC.madvise(c_void_p(common.data_ptr()), c_size_t(size), _MADV_COLLAPSE)
         self.meet()
+        self._shared.add(common.data_ptr())
         return common
+
+    def shares(self, tensor: Tensor) -> bool:
+        """Whether a tensor is one that all ranks see."""
+        return tensor.data_ptr() in self._shared
 
     def _send(self) -> None:
         for link in self._links:

@@ -287,8 +287,8 @@ def _start(plan: Plan, ranks: Ranks, machine: Machine | None, device: torch.devi
     most = settings.batch_size + ranks.size  # each may have a row more than its part
     slots = len(plan.train.layout.field_of_slot)
     trainee.together = Together.of(machine, ranks, model, optimizers, most, slots)
-    ranks.copy(model.state_dict())
-    ranks.copy(optimizers.state)
+    state = {**model.state_dict(), **optimizers.state}
+    ranks.copy({k: t for k, t in state.items() if not (machine and machine.shares(t))})
     shared = ranks.share(checkpoint.position_to_json(trainee.position))
     trainee.position = checkpoint.position_from_json(shared)
     return trainee

@@ -31,7 +31,9 @@ def library() -> CDLL | None:
     Returns:
         The kernel; None where it cannot be compiled, which is logged once.
     """
-    kernel = load("vectors.h", "rows.cpp", otherwise="training goes without the kernel of lazy Adam, slower")
+    kernel = load(
+        "vectors.h", "rows.cpp", otherwise="training goes without the kernel of lazy Adam, slower"
+    )
     if kernel is not None:
         kernel.sum_rows.restype = c_int64
     return kernel
