@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from afm.artifact import (
+    LATEST,
     Manifest,
     TableVersion,
     identity_of,
@@ -67,7 +68,8 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
         TableError: The prepared tables cannot be read.
         TrainError: The tables were prepared with another configuration, or the training or
             validation rows are none, or all of one class.
-        ArtifactError: ``model.pretrained`` names no run that the model can start from.
+        ArtifactError: ``model.pretrained`` names no run that the model can start from, or the
+            run could not be made the latest.
     """
     root = config.tables.root
     prepared = read_prepared(root)
@@ -97,6 +99,12 @@ def make_plan(config: Config, rank: int, size: int) -> Plan:
         config, prepared.spec, features, None if pretrained is None else pretrained.identity
     )
     folder = run_folder(config, identity)
+    latest = folder.parent / LATEST
+    if latest.is_dir() and not latest.is_symlink():
+        raise ArtifactError(
+            f"{latest} is a folder, where a link to the newest run belongs: models were copied "
+            "without their links. Move it away"
+        )
     return Plan(config, prepared, features, identity, folder, pretrained, training, validation)
 
 

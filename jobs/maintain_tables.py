@@ -4,8 +4,11 @@ All through delta-rs, which reads the same folders and URLs as training does.
 """
 
 import json
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -16,7 +19,7 @@ from deltalake.transaction import CommitProperties
 
 from afm.artifact import Manifest
 from afm.storage import files_below, table_uri
-from conf.schema import MaintainConfig
+from conf.schema import MaintainConfig, is_url
 from features.spec import Prepared
 
 GROWING = ("interactions", "features", "quarantine")
@@ -149,9 +152,24 @@ def vacuum(root: str, name: str, keep: set[int], settings: MaintainConfig) -> Re
     there = files_below(uri)
     # The log also names files that an earlier vacuum removed.
     gone = {_relative(uri, path) for path in go(dry_run=True)} & there.keys()
-    if gone and not settings.dry_run:
-        go(dry_run=False)
+    if not settings.dry_run:
+        if gone:
+            go(dry_run=False)
+        _remove_checksums(uri, settings.retention_hours)
     return Removed(len(gone), sum(there[path] for path in gone))
+
+
+def _remove_checksums(uri: str, hours: float) -> None:
+    """Removes what Hadoop keeps beside files, where these are gone. delta-rs does not see it."""
+    if is_url(uri):
+        return
+    old = time.time() - hours * 3600
+    for checksum in Path(uri).rglob(".*.crc"):
+        if "_delta_log" in checksum.parts or checksum.with_name(checksum.stem[1:]).exists():
+            continue
+        with suppress(FileNotFoundError):
+            if checksum.stat().st_mtime <= old:
+                checksum.unlink()
 
 
 def _compared(

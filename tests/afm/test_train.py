@@ -295,6 +295,20 @@ def test_finished_run_is_left_as_it_is(
     assert load(config.models_root, "afm").manifest.run == first.run
 
 
+def test_models_that_were_copied_without_links_are_an_error(
+    prepared_root: Path, config_of: ConfigOf, ranks: Ranks
+) -> None:
+    config = config_of(prepared_root, train={"epochs": 1})
+    run(config, ranks)
+    latest = prepared_root / "models" / "afm" / "latest"
+    copied = latest.resolve()
+    latest.unlink()
+    shutil.copytree(copied, latest)
+    with pytest.raises(ArtifactError, match="afm/latest is a folder.* Move it away"):
+        run(config_of(prepared_root, train={"epochs": 2}), ranks)
+    assert {p.name for p in latest.parent.iterdir() if p.is_dir()} == {"latest", copied.name}
+
+
 def test_new_features_make_a_new_run(
     prepared_root: Path, config_of: ConfigOf, ranks: Ranks, spec: FeatureSpec
 ) -> None:

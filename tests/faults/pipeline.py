@@ -62,7 +62,7 @@ class Pipeline(NamedTuple):
 
     def copy(self, folder: Path) -> "Pipeline":
         """The same pipeline with its tables elsewhere."""
-        shutil.copytree(self.folder, folder)
+        shutil.copytree(self.folder, folder, symlinks=True)
         text = self.yaml.read_text().replace(str(self.folder), str(folder))
         (folder / "conf.yaml").write_text(text)
         return Pipeline(folder)

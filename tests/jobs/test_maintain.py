@@ -243,6 +243,17 @@ def test_files_that_no_version_mentions_go_when_they_are_old(config: Config) -> 
     assert (old.exists(), staged.exists(), young.exists()) == (False, False, True)
 
 
+def test_checksums_go_with_their_files(config: Config) -> None:
+    def checksums() -> set[str]:
+        return {file for file in files_of(config) if file.endswith(".crc")}
+
+    before = checksums()
+    maintained(config, **NOW)
+    names = {Path(file).name for file in files_of(config)}
+    assert len(checksums()) < len(before)
+    assert all(Path(file).name[1:-4] in names for file in checksums())
+
+
 def test_rows_that_nothing_published_are_left_to_the_next_prepare(
     spark, config: Config, capsys
 ) -> None:
