@@ -2,9 +2,12 @@
 
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+from pyspark import SparkFiles
 from pyspark.sql import SparkSession
 
 from features.errors import DataError
@@ -34,7 +37,22 @@ def open_session(job: str) -> SparkSession:
             f"Delta Lake is not configured in this Spark session. Start the job with: "
             f"spark-submit --properties-file conf/spark.conf jobs/{job}.py CONFIG"
         )
+    _hand_on_wheels(spark)
     return spark
+
+
+def _hand_on_wheels(spark: SparkSession) -> None:
+    """Has executors import from the wheels of ``--py-files``.
+
+    The driver does from whatever it is given, executors only from what is called .zip, .egg or
+    .jar (``SparkContext.PACKAGE_EXTENSIONS``). A wheel is a zip archive.
+    """
+    given = (spark.conf.get("spark.submit.pyFiles", "") or "").split(",")
+    for wheel in (Path(path) for path in given if path.endswith(".whl")):
+        archive = Path(SparkFiles.getRootDirectory(), f"{wheel.stem}.zip")  # ends with the session
+        if not archive.exists():
+            shutil.copyfile(wheel, archive)
+            spark.sparkContext.addPyFile(str(archive))
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import random
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -183,5 +184,10 @@ def test_executors(
 
 
 def executors_of(cluster: Cluster):
-    children = (p for worker in cluster.workers for p in psutil.Process(worker.pid).children())
-    return [p for p in children if "CoarseGrained" in " ".join(p.cmdline())]
+    found = []
+    for worker in cluster.workers:
+        for process in psutil.Process(worker.pid).children():
+            with suppress(psutil.Error):  # by now it may have ended
+                if "CoarseGrained" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
