@@ -37,7 +37,8 @@ def cause_of(error: Exception) -> str:
     causes += re.findall(rf"^({_RAISED}: .+)$", text, re.MULTILINE)  # in Python
     said = causes[-1] if causes else next((line for line in text.splitlines() if line.strip()), "")
     said = re.sub(rf"^(?:{_RAISED}\s*:?\s+)+", "", said.strip())
-    return re.sub(r"\s*SQLSTATE: .*$", "", re.sub(r"^\[[A-Z0-9_.]+\]\s*", "", said)).strip()
+    said = re.sub(r"\s*SQLSTATE: .*$", "", re.sub(r"^\[[A-Z0-9_.]+\]\s*", "", said)).strip()
+    return "" if re.fullmatch(_RAISED, said) else said
 
 
 def unreadable_file(error: Exception) -> str:

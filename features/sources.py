@@ -73,9 +73,10 @@ def read(spark: SparkSession, table: Table, key: str) -> DataFrame:
     except ParseException as error:
         raise DataError(f"{key}.columns: {table.columns!r} is not Spark SQL DDL") from error
     except (PySparkException, Py4JJavaError) as error:
+        cause = cause_of(error) or "it cannot be read"
         raise DataError(
             f"{key}.path: no {table.format} table at {', '.join(paths)}. "
-            f"Check the path, the format and the options ({cause_of(error)})"
+            f"Check the path, the format and the options ({cause})"
         ) from error
 
 

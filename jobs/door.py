@@ -25,6 +25,19 @@ _LONGEST = 2_500
 _OURS = re.compile(r"^(?:features|afm)\.errors\.\w+: (.+)$", re.MULTILINE)
 """What a task raised of ours, as Spark tells it."""
 
+_ON_VALUES = {
+    "ArithmeticException",
+    "ArrayIndexOutOfBoundsException",
+    "DateTimeException",
+    "NumberFormatException",
+    "SparkRuntimeException",
+    "SparkUpgradeException",
+}
+"""What Spark raises where an expression fails, which it does not always name."""
+_OLD_CALENDAR = "INCONSISTENT_BEHAVIOR_CROSS_VERSION"
+"""In what it says of times that Spark 2 read otherwise."""
+_REMEDY = "Make it fit every row, as try_cast and nullif do, or correct the data"
+
 
 def run(
     main: Callable[[Any], None],
@@ -133,8 +146,7 @@ def _said(error: Exception, config: Config | None) -> str:
     cause = cause_of(error)
     expression = re.search(r"^== SQL.*==\n(.+)$", str(error), re.MULTILINE)
     if expression:
-        return (
-            f"the expression {expression[1]!r} fails on a value of the data: {cause}. Make it fit "
-            "every row, as try_cast and nullif do, or correct the data"
-        )
+        return f"the expression {expression[1]!r} fails on a value of the data: {cause}. {_REMEDY}"
+    if type(error).__name__ in _ON_VALUES or _OLD_CALENDAR in str(error):
+        return f"an expression fails on a value of the data: {cause}. {_REMEDY}"
     return f"{type(error).__name__}: {cause}\nRun again with {TRACE}=1 for the stack trace."

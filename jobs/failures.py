@@ -24,6 +24,11 @@ _FILES = [
     re.compile(r"(file:\S+) is not a Parquet file"),
     re.compile(r"Checksum error: (file:\S+) at"),
 ]
+_NOT_MADE = re.compile(
+    r"\[Errno \d+\] (No such file or directory|Not a directory|File exists|Permission denied): "
+    r"'([^']+)'$",
+    re.MULTILINE,
+)
 _WORKER = re.compile(r"Python worker (?:exited unexpectedly|.*crashed|failed to connect back)")
 _AGAIN = "run the same command again: what was published before is whole"
 
@@ -48,6 +53,8 @@ def explained(text: str, config: Config | None) -> str | None:
     for pattern in _FILES:
         if found := pattern.search(text):
             return _damaged(found[1], config, "does not exist" in text or "No such file" in text)
+    if (found := _NOT_MADE.search(text)) and (of := _of(found[2], places)):
+        return f"{of.key}: the folder {of.path} cannot be made: {found[1]}. Choose another one"
     if _WORKER.search(text):
         return (
             "a Python worker of Spark ended before its work was done. Mostly memory ran out: give "
@@ -87,6 +94,15 @@ def _places(config: Config | None) -> list[_Place]:
         places.append(_Place("tables.root", config.tables.root))
         places.append(_Place("tables.models", config.models_root))
     return [place for place in places if not is_url(place.path)]
+
+
+def _of(path: str, places: Sequence[_Place]) -> _Place | None:
+    """The place that a folder which cannot be made belongs to, if it is that or above it."""
+    for place in places:
+        folder = Path(place.path).absolute()
+        if Path(path).absolute() in (folder, *folder.parents) and not folder.is_dir():
+            return place
+    return None
 
 
 def _full(places: Sequence[_Place]) -> str:

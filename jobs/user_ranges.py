@@ -50,9 +50,10 @@ def find_ranges(
     spark = users.sparkSession
     tasks = parts * tasks_for(spark, -(-count // parts))
     keys = _some_keys(config, prepared, users, count)
+    tasks = min(tasks, len(keys))
     firsts = sorted({len(keys) * task // tasks for task in range(1, tasks)} - {0})
-    each = np.array_split(np.array([None, *(keys[first] for first in firsts)], object), parts)
-    return tuple(tuple(part) for part in each if len(part))
+    ranges = np.array([None, *(keys[first] for first in firsts)], object)
+    return tuple(tuple(part) for part in np.array_split(ranges, min(parts, len(ranges))))
 
 
 def _some_keys(config: Config, prepared: Prepared, users: DataFrame, count: int) -> list[str]:

@@ -439,7 +439,7 @@ JSONS: dict[str, tuple[bytes, Ending]] = {
     "deep": (_json("[" * 3000 + "]" * 3000), "either"),
     "deep object": (_json('{"a":' * 2500 + "1" + "}" * 2500), "either"),
     "byte order mark": (b"\xef\xbb\xbf" + _json(), "either"),
-    "utf 16": ("\n".join(_GOOD_LINES).encode("utf-16"), "message"),
+    "utf 16": ("\n".join(_GOOD_LINES).encode("utf-16"), "either"),
     "long text": (_json(_row(city="x" * 25_000_000)), "either"),
     "names with dots": (_json(_row(**{"a.b": 1, "a b": 2, "`": 3, "": 4})), "result"),
     "single quotes": (_json(_GOOD_LINES[0].replace('"', "'")), "result"),
@@ -568,7 +568,7 @@ LOGS: dict[str, tuple[pd.DataFrame, Ending, dict[str, Any]]] = {
                                  {"history": [{"name": "had", "of": "item"}]}),
     "history of nothing liked": (log(clicked=some("clicked", 1, 6) * 0 + 0), "message",
                                  {"history": [{"name": "had", "of": "item"}]}),
-    "negatives of one item": (log(i=1), "message", {"negatives": {"per_positive": 2}}),
+    "negatives of one item": (log(i=1), "result", {"negatives": {"per_positive": 2}}),
     "negatives beyond the items": (log(), "either", {"negatives": {"per_positive": 10**6}}),
     "separator of a pattern": (log(tags=pd.Series(["a.*b.*c"] * ROWS)), "result", {"fields": [
         *FIELDS[:3], {**FIELDS[3], "separator": ".*"}, FIELDS[4]]}),
@@ -796,7 +796,7 @@ def data_cases() -> Iterator[Case]:
         if isinstance(moment, str):
             days = pd.Series([f"2024-01-{1 + n // 5:02}" for n in range(ROWS)])
             times = days.where(days.index % 12 != 1, moment)
-        frame = log(t=times, clicked=log().index // 12 % 2)
+        frame = log(t=times, clicked=log().index // 3 % 2)  # in each part are both
         yield Case(f"time: {name}", as_parquet(frame), "result", sections, rows=ROWS)
     weights = [WEIGHTS[n // 4 % len(WEIGHTS)] if n % 4 == 1 else 1.5 for n in range(ROWS)]
     odd_weights = {"weight": "w", "quality": {"max_share": 0.5}}
