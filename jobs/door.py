@@ -148,5 +148,6 @@ def _said(error: Exception, config: Config | None) -> str:
     if expression:
         return f"the expression {expression[1]!r} fails on a value of the data: {cause}. {_REMEDY}"
     if type(error).__name__ in _ON_VALUES or _OLD_CALENDAR in str(error):
-        return f"an expression fails on a value of the data: {cause}. {_REMEDY}"
+        which = "an expression (of a field, label, weight, rule, score.users or score.items)"
+        return f"{which} fails on a value of the data: {cause.rstrip('.:')}. {_REMEDY}"
     return f"{type(error).__name__}: {cause}\nRun again with {TRACE}=1 for the stack trace."

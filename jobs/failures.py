@@ -53,8 +53,8 @@ def explained(text: str, config: Config | None) -> str | None:
     for pattern in _FILES:
         if found := pattern.search(text):
             return _damaged(found[1], config, "does not exist" in text or "No such file" in text)
-    if (found := _NOT_MADE.search(text)) and (of := _of(found[2], places)):
-        return f"{of.key}: the folder {of.path} cannot be made: {found[1]}. Choose another one"
+    if (found := _NOT_MADE.search(text)) and (key := _key_of(found[2], places)):
+        return f"{key}: the folder {found[2]} cannot be made: {found[1]}. Choose another one"
     if _WORKER.search(text):
         return (
             "a Python worker of Spark ended before its work was done. Mostly memory ran out: give "
@@ -96,12 +96,12 @@ def _places(config: Config | None) -> list[_Place]:
     return [place for place in places if not is_url(place.path)]
 
 
-def _of(path: str, places: Sequence[_Place]) -> _Place | None:
-    """The place that a folder which cannot be made belongs to, if it is that or above it."""
+def _key_of(path: str, places: Sequence[_Place]) -> str | None:
+    """What sets a folder that cannot be made: a place that it is, or is above of."""
     for place in places:
         folder = Path(place.path).absolute()
         if Path(path).absolute() in (folder, *folder.parents) and not folder.is_dir():
-            return place
+            return place.key
     return None
 
 

@@ -45,7 +45,10 @@ class Ended:
 
 
 def ending_of(
-    work: Callable[[], Any], names: tuple[str, ...], check: Callable[[], list[str]] = lambda: []
+    work: Callable[[], Any],
+    names: tuple[str, ...],
+    check: Callable[[], list[str]] = lambda: [],
+    config: Config | None = None,
 ) -> Ended:
     """Does something as the door would, and judges how it ends.
 
@@ -53,6 +56,7 @@ def ending_of(
         work: What to do.
         names: Files that a message may name instead of a part of the configuration.
         check: After a result, what is wrong with it.
+        config: The pipeline, as the door knows it.
 
     Returns:
         The ending.
@@ -62,7 +66,7 @@ def ending_of(
         work()
     except (Exception, SystemExit) as error:
         foreseen = isinstance(error, GuessError)
-        said = str(error) if foreseen or isinstance(error, SystemExit) else message(error)
+        said = str(error) if foreseen or isinstance(error, SystemExit) else message(error, config)
         seconds = time.monotonic() - begin
         problem = unclear(said, names)
         if seconds > MOST_SECONDS:
