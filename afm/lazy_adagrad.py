@@ -6,18 +6,17 @@ weights as they are: unlike lazy Adam, this is dense Adagrad to the letter.
 Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 """
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from afm.kernels.rows import ALL, Share
+from afm.lazy_rows import LazyRows
 from afm.look_ups import sum_rows
 
 EPSILON = 1e-10  # as in torch.optim.Adagrad
 
 
-class LazyAdagrad:
+class LazyAdagrad(LazyRows):
     """Adagrad on the rows of the embedding table and of the linear weights.
 
     Args:
@@ -30,26 +29,14 @@ class LazyAdagrad:
 
     def __init__(self, embedding: Tensor, linear: Tensor, learning_rate: float) -> None:
         size, k = embedding.shape
-        self.embedding, self.linear = embedding.detach(), linear.detach()
-        self.learning_rate = learning_rate
-        self.squares = self.embedding.new_zeros(size, k + 1)
-        """Sums of squared gradients, that of the linear weight last."""
+        # Sums of squared gradients, that of the linear weight last.
+        squares = embedding.detach().new_zeros(size, k + 1)
+        super().__init__(embedding, linear, learning_rate, squares)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that it remembers, to be kept, or filled."""
-        return {"squares": self.squares}
-
-    def move(self, embedding: Tensor, linear: Tensor, to: Callable[[Tensor], Tensor]) -> None:
-        """Goes on with tables, and a memory of them, that are elsewhere.
-
-        Args:
-            embedding: The embedding table (R, K), as it was.
-            linear: The linear weights (R,), as they were.
-            to: Moves the memory.
-        """
-        self.embedding, self.linear = embedding.detach(), linear.detach()
-        self.squares = to(self.squares)
+        return {"squares": self.memory}
 
     @torch.no_grad()
     def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
@@ -62,7 +49,7 @@ class LazyAdagrad:
             share: Which of the rows to step.
         """
         distinct, sums = sum_rows(rows, embedding, linear, share)
-        self.squares[distinct] = now = self.squares[distinct] + sums.square()  # (U, K + 1)
+        self.memory[distinct] = now = self.memory[distinct] + sums.square()  # (U, K + 1)
         steps = self.learning_rate * sums / (now.sqrt() + EPSILON)
         self.embedding[distinct] -= steps[:, :-1]
         self.linear[distinct] -= steps[:, -1]

@@ -7,19 +7,19 @@ Letters: N look-ups, U distinct rows among them, R rows of the tables, K embeddi
 """
 
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from afm.kernels import rows as kernel
 from afm.kernels.rows import ALL, Share
+from afm.lazy_rows import LazyRows
 from afm.look_ups import plain_sum_rows
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # as everywhere
 
 
-class LazyAdam:
+class LazyAdam(LazyRows):
     """Adam on the rows of the embedding table and of the linear weights.
 
     The semantics are those of :class:`torch.optim.SparseAdam`, not of dense Adam: a row that is not
@@ -36,29 +36,17 @@ class LazyAdam:
 
     def __init__(self, embedding: Tensor, linear: Tensor, learning_rate: float) -> None:
         size, k = embedding.shape
-        self.embedding, self.linear = embedding.detach(), linear.detach()
-        self.learning_rate = learning_rate
         self.steps = torch.zeros((), dtype=torch.int64)
         # One array, so that what a step needs of a row lies together: first and second moments of
         # its embedding, and last that of its linear weight.
         # Written here: with new_zeros, steps would wait for every page that is touched first.
-        self.moments = embedding.new_empty(size, 2, k + 1).zero_()
+        moments = embedding.detach().new_empty(size, 2, k + 1).zero_()
+        super().__init__(embedding, linear, learning_rate, moments)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that it remembers, to be kept, or filled."""
-        return {"steps": self.steps, "moments": self.moments}
-
-    def move(self, embedding: Tensor, linear: Tensor, to: Callable[[Tensor], Tensor]) -> None:
-        """Goes on with tables, and a memory of them, that are elsewhere.
-
-        Args:
-            embedding: The embedding table (R, K), as it was.
-            linear: The linear weights (R,), as they were.
-            to: Moves the memory.
-        """
-        self.embedding, self.linear = embedding.detach(), linear.detach()
-        self.moments = to(self.moments)
+        return {"steps": self.steps, "moments": self.memory}
 
     @torch.no_grad()
     def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
@@ -73,7 +61,7 @@ class LazyAdam:
         self.steps += 1
         t, (beta1, beta2) = int(self.steps), BETAS
         rate = self.learning_rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-        tables = (self.embedding, self.linear, self.moments)
+        tables = (self.embedding, self.linear, self.memory)
         fits = kernel.serves(embedding, linear, *tables)
         update = kernel.lazy_adam if fits else plain_update
         update(

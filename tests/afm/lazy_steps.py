@@ -30,7 +30,7 @@ def random_tables(rows: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 def state_of(adam: LazyAdam) -> list[Tensor]:
-    return [t.clone() for t in (adam.embedding, adam.linear, adam.moments)]
+    return [t.clone() for t in (adam.embedding, adam.linear, adam.memory)]
 
 
 def steps_of(ranks: Ranks) -> list[Tensor]:

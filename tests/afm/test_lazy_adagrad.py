@@ -30,7 +30,7 @@ def test_steps_are_those_of_dense_adagrad(
     for mine, torchs in (
         (lazy.embedding, table),
         (lazy.linear, column[:, 0]),
-        (lazy.squares, squares),
+        (lazy.memory, squares),
     ):
         torch.testing.assert_close(mine.double(), torchs.detach(), rtol=1e-4, atol=1e-5)
 
@@ -38,10 +38,10 @@ def test_steps_are_those_of_dense_adagrad(
 def test_rows_that_are_not_looked_up_keep_every_bit() -> None:
     lazy = LazyAdagrad(*random_tables(50, 3), 0.1)
     lazy.step(*random_batch(0, 200, 50, 3))
-    before = [t.clone() for t in (lazy.embedding, lazy.linear, lazy.squares)]
+    before = [t.clone() for t in (lazy.embedding, lazy.linear, lazy.memory)]
     rows, *gradients = random_batch(1, 12, 50, 3)
     lazy.step(rows, *gradients)
     others = torch.ones(50, dtype=torch.bool).index_fill(0, rows, False)
-    for old, new in zip(before, (lazy.embedding, lazy.linear, lazy.squares), strict=True):
+    for old, new in zip(before, (lazy.embedding, lazy.linear, lazy.memory), strict=True):
         assert torch.equal(old[others], new[others])
         assert (old[rows] != new[rows]).all()
