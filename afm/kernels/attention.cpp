@@ -22,10 +22,11 @@
 // No product with W is needed here, for a mask m_p is only A bits. For each byte of it, 8 units,
 // u is looked up in a table of all 256 sums, and δ_p e_p is added to one of 256 buckets. Q_a is the
 // sum of the buckets whose byte has the bit of a. Neighbouring pairs mostly have the same byte, and
-// would wait until the sum of the one before is stored; so they take turns in two sets of buckets.
+// would wait until the sum of the one before is stored; so there are two sets of buckets, and the
+// pairs of one field take turns with those of the next.
 //
 // Forward keeps the masks, exp(l - max l) and 1 / Σ exp(l - max l) for backward: 4 + A/8 bytes per
-// row and pair. Products e_p are made anew wherever they are used, which costs less than storing.
+// row and pair. Products e_p are made anew, which costs less than keeping them from forward on.
 //
 // The forward's time goes into z. There a vector register holds the same number of kLanes rows, and
 // z of a few pairs × units stays in registers. The backward's time goes into tables and buckets.
@@ -53,7 +54,7 @@ constexpr int kTilePairs = 2, kTileUnits = 4;
 
 constexpr int kByte = 8;                   // units per byte of a mask
 constexpr int kBytes = 256;                // values of a byte
-constexpr int kTurns = 2;                  // pairs that wait for no bucket of each other
+constexpr int kTurns = 2;                  // sets of buckets, and fields that go along together
 constexpr int kStrip = 16;                 // columns per sweep of the backward,
 constexpr int kVectors = kStrip / kLanes;  // and vectors that hold them
 constexpr int kChunk = 256;                // rows, a multiple of kLanes
@@ -174,10 +175,11 @@ struct Kept {
 
 // ---- Forward -------------------------------------------------------------------------------
 
-// Attention logits of N pairs, from p on, for kLanes rows.
+// Attention logits of N pairs, from p on, for kLanes rows. Their products (K, N) are made for the
+// first units, and kept for the others.
 template <int N, bool keep>
 void logits_of(const Shape& s, const Network& net, const float* pair_bias, int64_t p, const Vec* v,
-               float* logits, uint8_t* masks) {
+               Vec* products, float* logits, uint8_t* masks) {
     const Vec *left[N], *right[N];
     Vec logit[N];
     unrolled<N>([&](auto t) {
@@ -195,14 +197,24 @@ void logits_of(const Shape& s, const Network& net, const float* pair_bias, int64
             unrolled<kTileUnits>([&](auto a) {
                 unrolled<N>([&](auto t) { z[t][a] = splat(b[a]); });
             });
-            for (int64_t k = 0; k < s.K; ++k, W += kTileUnits) {
-                Vec e[N];
-                unrolled<N>([&](auto t) { e[t] = left[t][k] * right[t][k]; });
-                unrolled<kTileUnits>([&](auto a) {
-                    const Vec w = splat(W[a]);
-                    unrolled<N>([&](auto t) { z[t][a] += w * e[t]; });
+            const auto sweep = [&](const auto& product) __attribute__((always_inline)) {
+                for (int64_t k = 0; k < s.K; ++k, W += kTileUnits) {
+                    Vec e[N];
+                    unrolled<N>([&](auto t) { e[t] = product(k, t); });
+                    unrolled<kTileUnits>([&](auto a) {
+                        const Vec w = splat(W[a]);
+                        unrolled<N>([&](auto t) { z[t][a] += w * e[t]; });
+                    });
+                }
+            };
+            if (unit == 0)
+                sweep([&](int64_t k, auto t) __attribute__((always_inline)) {
+                    return products[k * N + t] = left[t][k] * right[t][k];
                 });
-            }
+            else
+                sweep([&](int64_t k, auto t) __attribute__((always_inline)) {
+                    return products[k * N + t];
+                });
             const float* h = &net.h[unit];
             unrolled<kTileUnits>([&](auto a) {
                 const Vec weight = splat(h[a]);
@@ -234,8 +246,10 @@ void pool(const Shape& s, int64_t i, const Vec* v, const float* weights, Vec* y)
 
 struct ForwardScratch {
     Array<Vec> v, y;       // a vector per column
+    Array<Vec> products;   // (K, kTilePairs)
     Array<float> weights;  // where none are kept
-    explicit ForwardScratch(const Shape& s) : v(s.F * s.K), y(s.K), weights(s.P() * kLanes) {}
+    explicit ForwardScratch(const Shape& s)
+        : v(s.F * s.K), y(s.K), products(s.K * kTilePairs), weights(s.P() * kLanes) {}
 };
 
 // At most kLanes rows, which are in scratch.v.
@@ -244,10 +258,12 @@ void forward_rows(const Shape& s, const Network& net, const float* pair_bias, in
                   ForwardScratch& scratch, const Kept<float, uint8_t>& kept, float* pooled) {
     float* weights = keep ? kept.weights : scratch.weights.data();
     int64_t p = 0;
+    const Vec* v = scratch.v.data();
+    Vec* products = scratch.products.data();
     for (; p + kTilePairs <= s.P(); p += kTilePairs)
-        logits_of<kTilePairs, keep>(s, net, pair_bias, p, scratch.v.data(), weights, kept.masks);
+        logits_of<kTilePairs, keep>(s, net, pair_bias, p, v, products, weights, kept.masks);
     for (; p < s.P(); ++p)
-        logits_of<1, keep>(s, net, pair_bias, p, scratch.v.data(), weights, kept.masks);
+        logits_of<1, keep>(s, net, pair_bias, p, v, products, weights, kept.masks);
 
     Vec top = splat(-std::numeric_limits<float>::infinity());
     for (p = 0; p < s.P(); ++p) {
@@ -374,46 +390,62 @@ void deltas(const Shape& s, const Vec* v, const Kept<const float, const uint8_t>
 }
 
 // ∂v of one row and its part of the buckets, for one strip of columns. Weights and delta are (P),
-// masks (P, groups) and kLanes apart; v and dv are (F, kStrip).
+// masks (P, groups) and kLanes apart; v and dv are (F, kStrip). Fields i come two at a time, so that
+// what is read and written of a field j beyond both serves two pairs.
 template <int fixed_groups>
 void add_row(const Shape& s, const float* grad, const float* v, const float* weights,
              const float* delta, const uint8_t* masks, const float* table, float* buckets,
              float* dv) {
+    using Strip = Vec[kVectors];
     const int64_t groups = fixed_groups ? fixed_groups : s.groups();
-    Vec g[kVectors];
-    for (int c = 0; c < kVectors; ++c) g[c] = load(grad + c * kLanes);
-    for (int64_t i = 0; i < s.F - 1; ++i) {
-        Vec v_i[kVectors], dv_i[kVectors];
+    const auto read = [](const float* from, Strip& to) __attribute__((always_inline)) {
+        for (int c = 0; c < kVectors; ++c) to[c] = load(from + c * kLanes);
+    };
+    const auto write = [](const Strip& from, float* to) __attribute__((always_inline)) {
+        for (int c = 0; c < kVectors; ++c) store(to + c * kLanes, from[c]);
+    };
+    Strip g;
+    read(grad, g);
+    const auto add_pair = [&](int64_t p, int turn, const Strip& v_i, const Strip& v_j, Strip& dv_i,
+                              Strip& dv_j) __attribute__((always_inline)) {
+        Strip de, u = {};
+        for (int c = 0; c < kVectors; ++c) de[c] = delta[p] * (v_i[c] * v_j[c]);
+        float* set = buckets + turn * (groups * kBytes * kStrip);
+        for (int64_t group = 0; group < groups; ++group) {
+            const uint8_t byte = masks[(p * groups + group) * kLanes];
+            const int64_t at = (group * kBytes + byte) * kStrip;
+            for (int c = 0; c < kVectors; ++c) {
+                float* bucket = set + at + c * kLanes;
+                u[c] += load(table + at + c * kLanes);
+                store(bucket, load(bucket) + de[c]);
+            }
+        }
         for (int c = 0; c < kVectors; ++c) {
-            v_i[c] = load(v + i * kStrip + c * kLanes);
-            dv_i[c] = load(dv + i * kStrip + c * kLanes);
+            const Vec d = weights[p] * g[c] + delta[p] * u[c];
+            dv_i[c] += d * v_j[c];
+            dv_j[c] += d * v_i[c];
         }
-        for (int64_t j = i + 1; j < s.F; ++j) {
-            Vec v_j[kVectors], de[kVectors], u[kVectors] = {};
-            for (int c = 0; c < kVectors; ++c) {
-                v_j[c] = load(v + j * kStrip + c * kLanes);
-                de[c] = *delta * (v_i[c] * v_j[c]);
-            }
-            float* set = buckets + j % kTurns * (groups * kBytes * kStrip);
-            for (int64_t group = 0; group < groups; ++group) {
-                const int64_t at = (group * kBytes + masks[group * kLanes]) * kStrip;
-                for (int c = 0; c < kVectors; ++c) {
-                    float* bucket = set + at + c * kLanes;
-                    u[c] += load(table + at + c * kLanes);
-                    store(bucket, load(bucket) + de[c]);
-                }
-            }
-            for (int c = 0; c < kVectors; ++c) {
-                float* dv_j = dv + j * kStrip + c * kLanes;
-                const Vec d = *weights * g[c] + *delta * u[c];
-                dv_i[c] += d * v_j[c];
-                store(dv_j, load(dv_j) + d * v_i[c]);
-            }
-            ++weights;
-            ++delta;
-            masks += groups * kLanes;
+    };
+    int64_t p = 0;  // the pair (i, i + 1)
+    for (int64_t i = 0; i + 1 < s.F; i += 2) {
+        Strip v_i, dv_i, v_next, dv_next;
+        read(v + i * kStrip, v_i);
+        read(dv + i * kStrip, dv_i);
+        read(v + (i + 1) * kStrip, v_next);
+        read(dv + (i + 1) * kStrip, dv_next);
+        add_pair(p, 0, v_i, v_next, dv_i, dv_next);
+        int64_t of_next = p + s.F - 1 - i;  // the pair (i + 1, i + 2)
+        for (int64_t j = i + 2; j < s.F; ++j) {
+            Strip v_j, dv_j;
+            read(v + j * kStrip, v_j);
+            read(dv + j * kStrip, dv_j);
+            add_pair(++p, 0, v_i, v_j, dv_i, dv_j);
+            add_pair(of_next++, 1, v_next, v_j, dv_next, dv_j);
+            write(dv_j, dv + j * kStrip);
         }
-        for (int c = 0; c < kVectors; ++c) store(dv + i * kStrip + c * kLanes, dv_i[c]);
+        p = of_next;
+        write(dv_i, dv + i * kStrip);
+        write(dv_next, dv + (i + 1) * kStrip);
     }
 }
 
