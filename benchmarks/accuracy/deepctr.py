@@ -30,8 +30,10 @@ Part = tuple[Tensor, Tensor]
 def main() -> None:
     """Works until stdin ends."""
     torch.set_num_threads(1)
+    # The package looks for a newer version of itself, and prints at some time that it found none.
+    results, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
-        print(json.dumps(outcome(json.loads(line))), flush=True)
+        print(json.dumps(outcome(json.loads(line))), file=results, flush=True)
 
 
 @lru_cache(maxsize=1)

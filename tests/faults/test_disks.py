@@ -82,7 +82,7 @@ def test_disk_full(
         done_here(spark, *command(job, pipeline))
         counts.compare(all_rows(after), all_rows(published(pipeline.root)))
         check_models(pipeline)
-        assert not what_stays(spark, pipeline.root)
+        assert not what_stays(pipeline.root)
 
 
 def check_models(pipeline: Pipeline) -> None:

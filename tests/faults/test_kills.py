@@ -2,18 +2,14 @@
 
 import random
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.faults.pipeline import (
     Pipeline,
     Rows,
     all_rows,
-    clear,
     done,
     done_here,
     ended,
@@ -26,8 +22,7 @@ from tests.faults.pipeline import (
     what_stays,
     whole,
 )
-from tests.jobs.cluster import Cluster, standalone_cluster
-from tests.tally import Kind, Tally
+from tests.tally import Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
 
@@ -54,7 +49,7 @@ def test_drivers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Pa
         done_here(spark, "prepare", pipeline.yaml, *log)
         found = published(pipeline.root)
         tally.faults["driver killed"].compare(all_rows(wanted), all_rows(found))
-    assert not what_stays(spark, pipeline.root)
+    assert not what_stays(pipeline.root)
 
 
 def test_drivers_that_append(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
@@ -76,7 +71,7 @@ def test_drivers_that_append(spark, base: Pipeline, tally: Tally, tmp_path: Path
     done_here(spark, "prepare", pipeline.yaml, *append)
     found = published(pipeline.root)
     tally.faults["driver killed while it appends"].compare(all_rows(after), all_rows(found))
-    assert not what_stays(spark, pipeline.root)
+    assert not what_stays(pipeline.root)
 
 
 def test_scorers(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
@@ -100,94 +95,4 @@ def test_scorers(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
         found = published(pipeline.root)
         tally.faults["scorer killed"].compare(all_rows(wanted[k]), all_rows(found))
     assert went_on
-    assert not what_stays(spark, pipeline.root)
-
-
-def test_python_workers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
-    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
-    moments, kind, now = random.Random(4), "Python worker killed", before
-    while tally.faults.get(kind, Kind()).tried < MOMENTS:
-        log = [pipeline.longer_log] if now == before else []
-        run = started(submit("prepare", pipeline.yaml, *log, master="local[2,8]"))
-        killed = kill_workers(run, moments)
-        with tally.fault(kind) as counts:
-            code, said = ended(run)
-            assert code == 0, said
-            now = whole(counts, pipeline.root, after if now == before else before)
-        assert killed
-        tally.faults[kind].tried += killed - 1
-        tally.faults[kind].survived += killed - 1
-    assert not what_stays(spark, pipeline.root)
-
-
-def kill_workers(run, moments: random.Random, most: int = 7, pause: float = 0.5) -> int:
-    """Kills Python workers of a job while it runs, and returns how many."""
-    killed = 0
-    while run.poll() is None and killed < most:
-        time.sleep(moments.uniform(0, 0.3))
-        daemons = [p.pid for p in named(run, "python", "pyspark.daemon")]
-        workers = [p for p in named(run, "python", "pyspark.daemon") if p.ppid() in daemons]
-        if workers:
-            kill([moments.choice(workers)])
-            killed += 1
-            time.sleep(pause)
-    return killed
-
-
-def test_python_worker_that_spark_does_not_start_again(
-    base: Pipeline, tally: Tally, tmp_path: Path
-) -> None:
-    pipeline, before = base.copy(tmp_path / "p"), published(base.root)
-    with tally.fault("Python worker killed, one attempt") as counts:
-        run = started(submit("prepare", pipeline.yaml, pipeline.longer_log))
-        assert kill_workers(run, random.Random(5), most=1_000, pause=0)
-        clear(*ended(run), "a Python worker of Spark ended", "run the same command again")
-        assert whole(counts, pipeline.root, before) == before
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with standalone_cluster(tmp_path_factory.mktemp("cluster")) as it:
-        yield it
-
-
-def test_executors(
-    spark,
-    base: Pipeline,
-    longer: Rows,
-    cluster: Cluster,
-    tally: Tally,
-    tmp_path: Path,
-) -> None:
-    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
-    moments, kind, now = random.Random(6), "executor killed", before
-    while tally.faults.get(kind, Kind()).tried < MOMENTS:
-        log = [pipeline.longer_log] if now == before else []
-        first, *rest = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
-        patient = (first, "--conf", "spark.task.maxFailures=8", *rest)
-        run = started([*patient], **cluster.environment)
-        killed = 0
-        while run.poll() is None and killed < 5:
-            time.sleep(moments.uniform(0, 3))
-            if executors := executors_of(cluster):
-                kill([moments.choice(executors)])
-                killed += 1
-                time.sleep(2)
-        with tally.fault(kind) as counts:
-            code, said = ended(run)
-            assert code == 0, said
-            now = whole(counts, pipeline.root, after if now == before else before)
-        assert killed
-        tally.faults[kind].tried += killed - 1
-        tally.faults[kind].survived += killed - 1
-    assert not what_stays(spark, pipeline.root)
-
-
-def executors_of(cluster: Cluster):
-    found = []
-    for worker in cluster.workers:
-        for process in psutil.Process(worker.pid).children():
-            with suppress(psutil.Error):  # by now it may have ended
-                if "CoarseGrained" in " ".join(process.cmdline()):
-                    found.append(process)
-    return found
+    assert not what_stays(pipeline.root)

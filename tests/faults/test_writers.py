@@ -29,7 +29,7 @@ def at_once(*commands: list[str]) -> list[str]:
     return [said for _, said in endings]
 
 
-def test_two_prepares(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
+def test_two_prepares(base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     with tally.fault("two prepares at once") as counts:
         said = at_once(
@@ -38,7 +38,7 @@ def test_two_prepares(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_pat
         )
         assert "prepare: waiting for process" in "".join(said)
         whole(counts, pipeline.root, before, longer)
-        assert not what_stays(spark, pipeline.root)
+        assert not what_stays(pipeline.root)
 
 
 def test_two_appends(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> None:
@@ -56,9 +56,7 @@ def test_two_appends(spark, base: Pipeline, tally: Tally, tmp_path: Path) -> Non
         counts.compare(all_rows(wanted, *names), all_rows(found, *names))
 
 
-def test_prepare_beside_score(
-    spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path
-) -> None:
+def test_prepare_beside_score(base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
     pipeline, before = base.copy(tmp_path / "p"), published(base.root)
     with tally.fault("prepare beside score") as counts:
         at_once(
@@ -66,7 +64,7 @@ def test_prepare_beside_score(
         )
         # The model's spec is the old one, and so are the tables that are scored.
         whole(counts, pipeline.root, longer | {"scores": before["scores"]})
-        assert not what_stays(spark, pipeline.root)
+        assert not what_stays(pipeline.root)
 
 
 @pytest.mark.parametrize("other", [5, 7])
@@ -79,4 +77,4 @@ def test_two_scores(spark, base: Pipeline, tally: Tally, tmp_path: Path, other: 
     with tally.fault("two scores at once") as counts:
         at_once(*(submit("score", pipeline.yaml, f"score.top_k={k}") for k in (5, other)))
         whole(counts, pipeline.root, *states)
-        assert not what_stays(spark, pipeline.root)
+        assert not what_stays(pipeline.root)

@@ -1,0 +1,119 @@
+"""Python workers and executors that are killed: Spark starts others, and the job ends well."""
+
+import random
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.faults.pipeline import (
+    Pipeline,
+    Rows,
+    clear,
+    ended,
+    kill,
+    named,
+    published,
+    started,
+    submit,
+    what_stays,
+    whole,
+)
+from tests.jobs.cluster import Cluster, standalone_cluster
+from tests.tally import Kind, Tally
+
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
+
+MOMENTS = 20
+
+
+def test_python_workers(base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
+    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
+    moments, kind, now = random.Random(4), "Python worker killed", before
+    while tally.faults.get(kind, Kind()).tried < MOMENTS:
+        log = [pipeline.longer_log] if now == before else []
+        run = started(submit("prepare", pipeline.yaml, *log, master="local[2,8]"))
+        killed = kill_workers(run, moments)
+        with tally.fault(kind) as counts:
+            code, said = ended(run)
+            assert code == 0, said
+            now = whole(counts, pipeline.root, after if now == before else before)
+        assert killed
+        tally.faults[kind].tried += killed - 1
+        tally.faults[kind].survived += killed - 1
+    assert not what_stays(pipeline.root)
+
+
+def kill_workers(run, moments: random.Random, most: int = 7, pause: float = 0.5) -> int:
+    """Kills Python workers of a job while it runs, and returns how many."""
+    killed = 0
+    while run.poll() is None and killed < most:
+        time.sleep(moments.uniform(0, 0.3))
+        daemons = [p.pid for p in named(run, "python", "pyspark.daemon")]
+        workers = [p for p in named(run, "python", "pyspark.daemon") if p.ppid() in daemons]
+        if workers:
+            kill([moments.choice(workers)])
+            killed += 1
+            time.sleep(pause)
+    return killed
+
+
+def test_python_worker_that_spark_does_not_start_again(
+    base: Pipeline, tally: Tally, tmp_path: Path
+) -> None:
+    pipeline, before = base.copy(tmp_path / "p"), published(base.root)
+    with tally.fault("Python worker killed, one attempt") as counts:
+        run = started(submit("prepare", pipeline.yaml, pipeline.longer_log))
+        assert kill_workers(run, random.Random(5), most=1_000, pause=0)
+        clear(*ended(run), "a Python worker of Spark ended", "run the same command again")
+        assert whole(counts, pipeline.root, before) == before
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    with standalone_cluster(tmp_path_factory.mktemp("cluster")) as it:
+        yield it
+
+
+def test_executors(
+    base: Pipeline,
+    longer: Rows,
+    cluster: Cluster,
+    tally: Tally,
+    tmp_path: Path,
+) -> None:
+    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
+    moments, kind, now = random.Random(6), "executor killed", before
+    while tally.faults.get(kind, Kind()).tried < MOMENTS:
+        log = [pipeline.longer_log] if now == before else []
+        first, *rest = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
+        patient = (first, "--conf", "spark.task.maxFailures=8", *rest)
+        run = started([*patient], **cluster.environment)
+        killed = 0
+        while run.poll() is None and killed < 5:
+            time.sleep(moments.uniform(0, 3))
+            if executors := executors_of(cluster):
+                kill([moments.choice(executors)])
+                killed += 1
+                time.sleep(2)
+        with tally.fault(kind) as counts:
+            code, said = ended(run)
+            assert code == 0, said
+            now = whole(counts, pipeline.root, after if now == before else before)
+        assert killed
+        tally.faults[kind].tried += killed - 1
+        tally.faults[kind].survived += killed - 1
+    assert not what_stays(pipeline.root)
+
+
+def executors_of(cluster: Cluster):
+    found = []
+    for worker in cluster.workers:
+        for process in psutil.Process(worker.pid).children():
+            with suppress(psutil.Error):  # by now it may have ended
+                if "CoarseGrained" in " ".join(process.cmdline()):
+                    found.append(process)
+    return found
