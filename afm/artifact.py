@@ -33,7 +33,10 @@ from afm.errors import ArtifactError
 from afm.forward import Parameters, Weights
 from afm.metrics import Metrics
 from afm.slots import Layout
-from conf.schema import NOT_THE_MODEL, Config, Section, digest
+from conf.names import digest
+from conf.schema import Config
+from conf.section import Section
+from conf.training import NOT_THE_MODEL
 from features.spec import FeatureSpec
 
 LATEST = "latest"

@@ -30,7 +30,7 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import embedding, linear
 
 from afm.slots import Layout
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 
 
 class SelfAttention(nn.Module):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from conf.schema import Loss
+from conf.training import Loss
 
 
 def to_probability(scores: ArrayLike, loss: Loss) -> NDArray[np.float64]:

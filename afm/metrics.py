@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from afm.errors import MetricError
 from afm.link import to_probability
-from conf.schema import Loss
+from conf.training import Loss
 
 LEAST_PROBABILITY = 1e-6
 """Of a score that is no logit, for the log loss: 0 would make it infinite."""

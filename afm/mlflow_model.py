@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from afm.artifact import load_run
 from afm.forward import Parameters, forward
 from afm.link import to_probability
-from conf.schema import Loss
+from conf.training import Loss
 from features.spec import FIRST, FeatureSpec, Input
 
 NEEDED = ("mlflow-skinny", "numpy", "pandas", "pydantic", "pyyaml", "safetensors")

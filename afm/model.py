@@ -27,7 +27,7 @@ from torch.nn.functional import embedding
 from afm.attention import attention_pool, pairs
 from afm.history import HistoryEncoders
 from afm.slots import Layout
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 
 
 def linear_term(weights: Tensor, x: Tensor, bias: Tensor) -> Tensor:

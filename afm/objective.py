@@ -9,7 +9,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from afm.kernels import step as kernel
 from afm.model import AFM, FM
-from conf.schema import L2, Loss, TrainConfig
+from conf.training import L2, Loss, TrainConfig
 
 
 def gradients(

@@ -16,7 +16,7 @@ from afm.lazy_adam import LazyAdam
 from afm.look_ups import of_all_ranks, sum_rows
 from afm.model import FM
 from afm.ranks import Ranks
-from conf.schema import TrainConfig
+from conf.training import TrainConfig
 
 _TABLES = ("embedding", "linear")
 

@@ -29,7 +29,7 @@ from afm.order import Course, Leg, Shuffle, chart
 from afm.slots import Layout, slots_of_fields
 from afm.storage import open_files, quieten_petastorm
 from afm.tables import footers_of
-from conf.schema import Split
+from conf.features import Split
 from features.spec import LABEL, WEIGHT
 
 T = TypeVar("T")

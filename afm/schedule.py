@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from afm.artifact import Epoch
 from afm.metrics import Metrics
-from conf.schema import StopOn, TrainConfig
+from conf.training import StopOn, TrainConfig
 
 
 def quality(metrics: Metrics, stop_on: StopOn) -> float:

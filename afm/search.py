@@ -46,8 +46,10 @@ from afm.run import make_plan
 from afm.schedule import best_epoch, quality
 from afm.train import train
 from afm.trials import State, Trial, Values, best_yaml, config_of, line, write_csv
+from conf.names import digest
 from conf.ranges import value_at
-from conf.schema import TUNABLE, Config, Range, TuneConfig, digest
+from conf.schema import Config
+from conf.training import TUNABLE, Range, TuneConfig
 
 JOURNAL, TABLE, BEST = "journal.log", "trials.csv", "best.yaml"
 TRIALS_TO_JUDGE_BY, FIRST_JUDGED_EPOCH = 5, 2

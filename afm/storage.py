@@ -20,7 +20,7 @@ from petastorm.fs_utils import get_filesystem_and_path_or_paths
 from pyarrow.filesystem import FileSystem
 from pyarrow.fs import S3FileSystem
 
-from conf.schema import is_url
+from conf.names import is_url
 
 
 def table_uri(root: str, name: str) -> str:

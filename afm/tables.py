@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from afm.errors import TableError
 from afm.storage import open_files, table_uri
-from conf.schema import Split
+from conf.features import Split
 from features.spec import LABEL, ROW, SPLIT, Prepared
 
 

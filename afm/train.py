@@ -36,8 +36,9 @@ from afm.run import Plan, finished_run, make_plan
 from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch
 from afm.together import Together
-from conf.schema import Config, Loss, TrainConfig
+from conf.schema import Config
 from conf.secrets import without_secrets
+from conf.training import Loss, TrainConfig
 
 
 @dataclass

@@ -11,9 +11,11 @@ import yaml
 
 from afm.artifact import LATEST
 from afm.metrics import Metrics
+from conf.names import digest
 from conf.ranges import with_values
-from conf.schema import Config, Scalar, digest
+from conf.schema import Config
 from conf.secrets import MASK, without_secrets
+from conf.section import Scalar
 
 State = Literal["finished", "pruned", "diverged"]
 Values = dict[str, Scalar | None]

@@ -25,7 +25,7 @@ from afm.optimizers import Optimizers
 from afm.ranks import Ranks
 from afm.slots import Layout
 from benchmarks.side_by_side import write
-from conf.schema import ModelConfig, TrainConfig
+from conf.training import ModelConfig, TrainConfig
 from features.spec import Input
 
 BATCH, FIELDS, SIZE = 4096, 10, 16

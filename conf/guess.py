@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import dataset
 
-from conf.schema import RESERVED
+from conf.features import RESERVED
 
 SAMPLE = 200_000
 """Rows that are looked at."""

@@ -9,8 +9,9 @@ from typing import Any, TypeVar, get_args, get_origin, overload
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from conf.schema import LONG, Config, Section
+from conf.schema import Config
 from conf.secrets import masked_override
+from conf.section import LONG, Section
 
 _SHOWN, _LONGEST = 12, 300
 """Problems that are told at once, and letters of one: files may be anything."""

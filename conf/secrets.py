@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from conf.schema import Config, Table, digest
+from conf.features import Table
+from conf.names import digest
+from conf.schema import Config
 
 MASK = "•••"
 

@@ -5,7 +5,8 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from conf.schema import RESERVED, Name, Section, Side
+from conf.features import RESERVED, Side
+from conf.section import Name, Section
 
 KEYS = {"user": "user_id", "item": "item_id"}
 """Column of each side's key."""

@@ -7,7 +7,9 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from conf.schema import LARGEST, LEAST, Config, FieldConfig
+from conf.features import FieldConfig
+from conf.schema import Config
+from conf.section import LARGEST, LEAST
 from features.errors import DataError
 from features.expressions import analysed, parse, type_of
 from features.quality import (

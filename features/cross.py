@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from conf.schema import Cross
+from conf.features import Cross
 from features.counting import COUNT, VALUE, grouped
 from features.cross_table import CrossTable, HashedPairs, ListedPairs, codes_of
 from features.spec import FIRST

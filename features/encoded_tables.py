@@ -7,7 +7,8 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.pandas.types import to_arrow_schema
 
-from conf.schema import Config, is_url
+from conf.names import is_url
+from conf.schema import Config
 from features import tables
 from features.clean import KEYS, has_table, latest_rows, with_strangers
 from features.history import latest_history

@@ -16,7 +16,8 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config, Cross, Default, FieldConfig
+from conf.features import Cross, Default, FieldConfig
+from conf.schema import Config
 from features.batches import larger
 from features.counting import (
     COUNT,

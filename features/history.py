@@ -21,7 +21,7 @@ from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from conf.schema import History
+from conf.features import History
 from features.python_tasks import map_in_arrow
 from features.runs import starts
 from features.spec import LABEL, ROW, TIME, USER

@@ -5,7 +5,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conf.schema import Default, FieldConfig
+from conf.features import Default, FieldConfig
 from features.counting import Moments
 from features.errors import DataError
 from features.quantiles import Counted, median

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
 
-from conf.schema import Negatives
+from conf.features import Negatives
 from features.cross_table import mixed
 from features.errors import DataError
 from features.python_tasks import map_in_arrow

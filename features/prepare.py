@@ -18,7 +18,8 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config, is_url
+from conf.names import is_url
+from conf.schema import Config
 from features import tables
 from features.accept import Report, accept, batch_name, fingerprint
 from features.clean import join_sides

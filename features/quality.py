@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from conf.schema import FieldConfig
+from conf.features import FieldConfig
 
 SourceName = Literal["interactions", "users", "items"]
 

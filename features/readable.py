@@ -15,7 +15,8 @@ from pyspark.sql import Column, DataFrame, SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql import types as T
 
-from conf.schema import LARGEST, FieldConfig, Scalar
+from conf.features import FieldConfig
+from conf.section import LARGEST, Scalar
 from features.errors import DataError
 from features.expressions import type_of
 

@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from conf.schema import LARGEST, FieldConfig
+from conf.features import FieldConfig
+from conf.section import LARGEST
 from features.counting import Moments
 from features.spec import Scaling
 

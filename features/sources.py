@@ -6,7 +6,7 @@ from pyspark.errors import ParseException, PySparkException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import types as T
 
-from conf.schema import Source, Table
+from conf.features import Source, Table
 from features.errors import DataError, cause_of
 
 CORRUPT = "_corrupt_record"

@@ -21,17 +21,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from conf.schema import (
-    Config,
-    Cross,
-    FieldConfig,
-    History,
-    Keys,
-    Negatives,
-    Section,
-    SplitConfig,
-    digest,
-)
+from conf.features import Cross, FieldConfig, History, Keys, Negatives, SplitConfig
+from conf.names import digest
+from conf.schema import Config
+from conf.section import Section
 
 USER, ITEM, TIME = "user_key", "item_key", "event_time"
 LABEL, WEIGHT, SPLIT, ROW, SAMPLED = "label", "weight", "split", "row", "sampled"

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark.sql import Column, DataFrame, Window
 from pyspark.sql import functions as F
 
-from conf.schema import SplitConfig
+from conf.features import SplitConfig
 from features.errors import DataError
 from features.spec import ROW, SPLITS, TIME, USER, FittedSplit
 

@@ -28,7 +28,8 @@ from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import Config, is_url
+from conf.names import is_url
+from conf.schema import Config
 from features.errors import DataError, cause_of
 from features.spec import FeatureSpec, Prepared
 

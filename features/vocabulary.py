@@ -16,7 +16,7 @@ from pyspark import StorageLevel
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.schema import digest
+from conf.names import digest
 from features.counting import COUNT, VALUE
 from features.spec import FIRST
 

@@ -21,7 +21,7 @@ import psutil
 
 from conf import SPARK_CONF
 from conf.load import ConfigError, load
-from conf.schema import is_url
+from conf.names import is_url
 from conf.secrets import masked
 from jobs import events
 from jobs.door import take_streams

@@ -10,8 +10,9 @@ from typing import Any
 
 from afm.errors import ModelError
 from conf.load import ConfigError, load
-from conf.schema import Config, Section
+from conf.schema import Config
 from conf.secrets import redacted
+from conf.section import Section
 from features.errors import DataError, cause_of, unreadable_file
 from jobs import events
 from jobs.failures import explained

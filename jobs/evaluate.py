@@ -26,8 +26,9 @@ from afm.link import to_probability
 from afm.metrics import Metrics, State, compute, state_from_counts
 from afm.ranking_metrics import RankingMetrics
 from afm.slots import from_arrow
-from conf.schema import Config, Loss, ModelConfig
+from conf.schema import Config
 from conf.secrets import digest_of
+from conf.training import Loss, ModelConfig
 from features import tables
 from features.python_tasks import map_in_arrow
 from features.spec import LABEL, SPLIT, USER, WEIGHT, FeatureSpec

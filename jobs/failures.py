@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 import psutil
 
-from conf.schema import Config, is_url
+from conf.names import is_url
+from conf.schema import Config
 
 _FULL = re.compile(r"No space left on device|Disk quota exceeded|\bos error 28\b")
 _READ_ONLY = re.compile(r"Read-only file system|\bos error 30\b")

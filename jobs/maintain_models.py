@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 from afm.artifact import LATEST, MANIFEST, Manifest, read_manifest
-from conf.schema import Config, ModelConfig, is_url
+from conf.names import is_url
+from conf.schema import Config
+from conf.training import ModelConfig
 
 
 class Folder(NamedTuple):

@@ -19,7 +19,8 @@ from deltalake.transaction import CommitProperties
 
 from afm.artifact import Manifest
 from afm.storage import files_below, table_uri
-from conf.schema import MaintainConfig, is_url
+from conf.names import is_url
+from conf.results import MaintainConfig
 from features.spec import Prepared
 
 GROWING = ("interactions", "features", "quarantine")

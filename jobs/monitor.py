@@ -31,7 +31,8 @@ from pyspark.sql import functions as F
 from afm.alone import alone
 from afm.artifact import Artifact, load
 from afm.metrics import State, compute
-from conf.schema import Config, MonitorConfig
+from conf.results import MonitorConfig
+from conf.schema import Config
 from conf.secrets import digest_of
 from features import tables
 from features.drift import SURE, TENTHS, edges_of, histograms, nulls, shares, shift, unseen

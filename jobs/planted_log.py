@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from afm.forward import Parameters, forward
 from afm.slots import Layout
-from conf.schema import Side
+from conf.features import Side
 from conf.synthetic import KEYS, LABEL, LOGIT, TIME, Synthetic, SyntheticField
 from features.spec import FIRST, MISSING, Input
 

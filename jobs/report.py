@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from conf.load import ConfigError
-from conf.schema import Config, is_url
+from conf.names import is_url
+from conf.schema import Config
 from jobs import events
 from jobs.door import run
 from reporting.commands import Commands

@@ -29,7 +29,8 @@ from pyspark.sql import functions as F
 from afm.alone import alone
 from afm.artifact import Artifact, load
 from afm.plan_report import describe_plan
-from conf.schema import Config, digest
+from conf.names import digest
+from conf.schema import Config
 from conf.secrets import digest_of, masked, without_secrets
 from features import tables
 from features.errors import DataError

@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyspark.sql import DataFrame
 
-from conf.schema import is_url
+from conf.names import is_url
 from features.python_tasks import Work, map_in_arrow
 from features.runs import starts
 from features.spec import USER

@@ -14,7 +14,8 @@ from pyspark.sql import types as T
 from afm.artifact import Artifact
 from afm.item_side import ItemSide, prepare_items
 from afm.slots import from_arrow
-from conf.schema import Config, Scalar
+from conf.schema import Config
+from conf.section import Scalar
 from features import tables
 from features.cross_table import CrossTable
 from features.errors import DataError

@@ -23,7 +23,8 @@ from afm.item_side import ItemSide
 from afm.link import to_probability
 from afm.scoring import USERS_AT_ONCE, Ranking, best_of, recommend, recommend_among
 from afm.slots import from_arrow
-from conf.schema import Config, Loss
+from conf.schema import Config
+from conf.training import Loss
 from features import tables
 from features.errors import DataError
 from features.python_tasks import Work

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from pyspark.ml.torch.distributor import TorchDistributor
 
-from conf.schema import Config, is_url
+from conf.names import is_url
+from conf.schema import Config
 from features.errors import DataError
 from jobs.door import run
 from jobs.session import open_session

@@ -24,7 +24,8 @@ from afm.ranks import RankLost, Ranks, work_together
 from afm.search import BEST, search
 from afm.trials import table
 from conf.load import ConfigError
-from conf.schema import Config, TuneConfig
+from conf.schema import Config
+from conf.training import TuneConfig
 from jobs import events
 from jobs.door import run
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from afm.link import to_probability
 from afm.metrics import LEAST_PROBABILITY
-from conf.schema import Loss
+from conf.training import Loss
 
 _Z = 1.959964
 """Of a 95 % interval."""

@@ -6,7 +6,8 @@ from typing import get_args
 
 from afm.artifact import LATEST, Artifact, load
 from afm.errors import ArtifactError
-from conf.schema import Config, ModelConfig
+from conf.schema import Config
+from conf.training import ModelConfig
 from reporting.missing import MissingStep
 
 NAMES: tuple[str, ...] = get_args(ModelConfig.model_fields["name"].annotation)

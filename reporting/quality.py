@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from afm.link import to_probability
 from afm.metrics import State, calibration
-from conf.schema import Loss
+from conf.training import Loss
 from reporting.comparison import Estimate, auc_difference, mean_difference, row_losses
 from reporting.missing import MissingStep
 from reporting.models import Models

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from conf.schema import Config, Scalar
+from conf.schema import Config
+from conf.section import Scalar
 from features.spec import ITEM, LABEL, TIME, USER, Prepared
 from reporting.missing import MissingStep
 from reporting.tables import Commit, Tables

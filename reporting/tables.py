@@ -21,7 +21,7 @@ from pyarrow import ArrowException
 from pydantic import ValidationError
 
 from afm.errors import TableError
-from conf.schema import is_url
+from conf.names import is_url
 from features.spec import Prepared
 from reporting.missing import MissingStep
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Self
 
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 
 Option = float | int | str | bool | None
 Options = Mapping[str, Option]

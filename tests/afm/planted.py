@@ -7,7 +7,7 @@ import pyarrow as pa
 from deltalake import WriterProperties, write_deltalake
 from numpy.typing import NDArray
 
-from conf.schema import FieldConfig, Keys, SplitConfig
+from conf.features import FieldConfig, Keys, SplitConfig
 from features.spec import FeatureSpec, FittedField, FittedSplit, Prepared
 
 USERS, ITEMS, GENRES, WIDTH = 40, 30, 8, 3

@@ -25,7 +25,9 @@ from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.slots import Layout, to_slots
 from afm.train import train
-from conf.schema import Config, History, ModelConfig, TrainConfig
+from conf.features import History
+from conf.schema import Config
+from conf.training import ModelConfig, TrainConfig
 from features.spec import FeatureSpec, FittedHistory, Input
 from tests.afm.planted import ITEMS, planted_rows, write_features, write_prepared
 from tests.afm.random_models import encoded

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from afm.model import AFM, FM, build_model
 from afm.slots import Layout, to_slots
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 from features.spec import Input
 
 INPUTS = (

@@ -13,7 +13,7 @@ from afm.objective import gradients, losses
 from afm.optimizers import Optimizers, clip
 from afm.ranks import Ranks
 from afm.slots import Layout
-from conf.schema import ModelConfig, TrainConfig
+from conf.training import ModelConfig, TrainConfig
 
 RATES = (0.1, 0.1, 0.02, 0.02, 0.05, 0.05)
 

@@ -15,7 +15,8 @@ from afm.errors import ArtifactError
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.train import train
-from conf.schema import Config, ModelConfig
+from conf.schema import Config
+from conf.training import ModelConfig
 from features.spec import FeatureSpec
 from tests.afm.planted import write_prepared
 from tests.afm.some_metrics import smooth

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from afm.artifact import Epoch
 from afm.schedule import learning_rate, quality, reductions
-from conf.schema import Plateau, Schedule, TrainConfig
+from conf.training import Plateau, Schedule, TrainConfig
 from tests.afm.some_metrics import metrics_of
 
 

@@ -23,7 +23,8 @@ from afm.search import Book, Found, configured, distribution, search
 from afm.train import train
 from afm.trials import Trial, config_of, table
 from conf.load import load as load_config
-from conf.schema import Config, Range
+from conf.schema import Config
+from conf.training import Range
 from tests.afm.some_metrics import metrics_of
 
 CPU = torch.device("cpu")

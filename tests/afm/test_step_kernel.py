@@ -11,7 +11,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from afm.kernels import step as kernel
 from afm.model import AFM, build_model
 from afm.slots import Layout
-from conf.schema import ModelConfig
+from conf.training import ModelConfig
 from features.spec import Input
 
 VALUES, GLOBAL_ROWS, L2 = 7, 50, 0.3

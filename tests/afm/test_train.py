@@ -31,7 +31,8 @@ from afm.schedule import best_epoch, is_over
 from afm.slots import Layout
 from afm.train import train
 from conf.load import load as load_config
-from conf.schema import L2, Config, ModelConfig, TrainConfig
+from conf.schema import Config
+from conf.training import L2, ModelConfig, TrainConfig
 from features.spec import FeatureSpec
 from tests.afm.planted import planted_rows, write_features, write_prepared
 from tests.afm.some_metrics import metrics_of, smooth

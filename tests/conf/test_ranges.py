@@ -8,7 +8,8 @@ from pydantic import BaseModel, ValidationError
 
 from conf.load import ConfigError, load
 from conf.ranges import keys_of, refusals, value_at, with_values
-from conf.schema import Config, ModelConfig, TrainConfig
+from conf.schema import Config
+from conf.training import ModelConfig, TrainConfig
 from tests.conf.test_schema import config
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from conf.schema import Config, FieldConfig, Table, digest
+from conf.features import FieldConfig, Table
+from conf.names import digest
+from conf.schema import Config
 
 USER = {"name": "user", "side": "user", "encode": "index"}
 ITEM = {"name": "item", "side": "item", "encode": "index"}

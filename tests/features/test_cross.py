@@ -5,7 +5,7 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conf.schema import Cross
+from conf.features import Cross
 from features.cross import counts_by_code, cross_tables
 
 CROSS = Cross(name="x", fields=("a", "b"))

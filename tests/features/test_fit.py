@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from conf.schema import SplitConfig
+from conf.features import SplitConfig
 from features.errors import DataError
 from features.fit import fit
 from features.spec import FittedSplit, Scaling

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from conf.schema import History
+from conf.features import History
 from features.history import SHOWN, history_batches, latest_history, with_history
 
 HISTORIES = (

@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from sklearn.impute import SimpleImputer
 
-from conf.schema import Default, FieldConfig
+from conf.features import Default, FieldConfig
 from features import impute
 from features.counting import Moments, count_numbers, count_texts
 from features.errors import DataError

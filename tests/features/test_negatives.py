@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyspark.sql import functions as F
 
-from conf.schema import Negatives
+from conf.features import Negatives
 from features.errors import DataError
 from features.negatives import CODE, Candidates, draw, draw_batches, with_negatives
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from conf.schema import FieldConfig
+from conf.features import FieldConfig
 from features.errors import DataError
 from features.readable import readable_values
 

@@ -9,7 +9,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
-from conf.schema import FieldConfig
+from conf.features import FieldConfig
 from features.counting import Moments
 from features.impute import fill_missing
 from features.scale import fit_scaling, scale

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from conf.schema import Source, Table
+from conf.features import Source, Table
 from features.errors import DataError
 from features.sources import CORRUPT, pin, read
 

@@ -1,6 +1,7 @@
 """The contract: JSON in and out, one hash per meaning, differences by name."""
 
-from conf.schema import Config, Cross, FieldConfig, Keys, SplitConfig
+from conf.features import Cross, FieldConfig, Keys, SplitConfig
+from conf.schema import Config
 from features.spec import FeatureSpec, FittedCross, FittedField, FittedSplit, Input, Scaling
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import functions as F
 
-from conf.schema import SplitConfig
+from conf.features import SplitConfig
 from features.errors import DataError
 from features.spec import FittedSplit
 from features.split import fit_split, part

@@ -9,7 +9,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from conf.schema import Config, SplitConfig
+from conf.features import SplitConfig
+from conf.schema import Config
 from features.encoded_tables import write_features
 from features.fit import _wanted, fit, merged_counts
 from features.row_groups import RowGroups

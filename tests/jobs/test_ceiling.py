@@ -15,7 +15,8 @@ from afm.forward import Parameters, forward
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.train import train
-from conf.schema import Config, FieldConfig, Keys, SplitConfig
+from conf.features import FieldConfig, Keys, SplitConfig
+from conf.schema import Config
 from conf.synthetic import Synthetic
 from features.spec import FIRST, FeatureSpec, FittedField, FittedSplit
 from jobs.planted_log import BLOCK, log_block, make_plan
