@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import NamedTuple
 
+import pyarrow as pa
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.schema import Config
 from conf.secrets import digest_of, masked
 from features.clean import check_orphans, clean_interactions, clean_side, has_table
-from features.findings import Tally, quality_frame, require_quality, tally
+from features.findings import Tally, quality_table, require_quality, tally
 from features.quality import Checked
 
 Report = Callable[[str], None]
@@ -26,7 +27,7 @@ class Accepted(NamedTuple):
     """Accepted users and items, where they have tables of their own."""
     quarantine: DataFrame
     """The refused rows of all sources."""
-    quality: DataFrame
+    quality: pa.Table
     """What was checked and counted."""
     rows: dict[str, int]
     """Row counts: read, accepted and quarantined of each source."""
@@ -64,7 +65,7 @@ def accept(spark: SparkSession, config: Config, report: Report, *, both_labels: 
         log=log.accepted,
         sides={side: table.accepted for side, table in sides.items()},
         quarantine=reduce(DataFrame.union, [c.quarantine for c in checked]),
-        quality=quality_frame(spark, tallies),
+        quality=quality_table(tallies),
         rows=rows,
         metadata=commit_metadata(config),
     )

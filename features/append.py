@@ -61,7 +61,7 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
     versions = before.versions | {
         "interactions": add_interactions(spark, config, log, accepted.sides, before, metadata),
         "quarantine": tables.write(accepted.quarantine, root, "quarantine", metadata, append=True),
-        "quality": tables.write(accepted.quality, root, "quality", metadata),
+        "quality": tables.write_held(spark, accepted.quality, root, "quality", metadata),
     }
     added = tables.new_rows(
         spark, root, "interactions", before.versions["interactions"], versions["interactions"]

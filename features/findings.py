@@ -3,16 +3,20 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from pyspark.sql import DataFrame, SparkSession
+import pyarrow as pa
 from pyspark.sql import functions as F
 
 from features.errors import DataError
 from features.quality import RULE, Checked, look_up, missing_rule
 from features.spec import LABEL
 
-_SCHEMA = (
-    "source STRING, rule STRING, field STRING, reason STRING, rows BIGINT, failed BIGINT, "
-    "share DOUBLE, allowed DOUBLE, action STRING"
+_SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in ("source", "rule", "field", "reason")),
+        *((name, pa.int64()) for name in ("rows", "failed")),
+        *((name, pa.float64()) for name in ("share", "allowed")),
+        ("action", pa.string()),
+    ]
 )
 _REMEDIES = {
     "quarantine": "max_share (of the rule, of the field's check or of quality)",
@@ -164,19 +168,15 @@ def _problem(finding: Finding) -> str:
     )
 
 
-def quality_frame(spark: SparkSession, tallies: Sequence[Tally]) -> DataFrame:
-    """The rows of the table ``quality``, in one file and in the order of the checks.
+def quality_table(tallies: Sequence[Tally]) -> pa.Table:
+    """The rows of the table ``quality``, in the order of the checks.
 
     Args:
-        spark: The session.
         tallies: What was counted in each source.
 
     Returns:
         A row per finding, with its ``share``.
     """
-    rows = [
-        (f.source, f.rule, f.field, f.reason, f.rows, f.failed, f.share, f.allowed, f.action)
-        for found in tallies
-        for f in found.findings
-    ]
-    return spark.createDataFrame(rows, _SCHEMA).coalesce(1)
+    findings = [finding for found in tallies for finding in found.findings]
+    columns = [[getattr(finding, name) for finding in findings] for name in _SCHEMA.names]
+    return pa.table(columns, schema=_SCHEMA)

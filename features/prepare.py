@@ -18,10 +18,9 @@ from typing import NamedTuple
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
-from conf.names import is_url
 from conf.schema import Config
 from features import tables
-from features.accept import Report, accept, batch_name, fingerprint
+from features.accept import Accepted, Report, accept, batch_name, fingerprint
 from features.clean import join_sides
 from features.encoded_tables import write_features, write_sides
 from features.errors import DataError
@@ -32,6 +31,9 @@ from features.sources import pin
 from features.spec import LABEL, SPLIT, SPLITS, FittedSplit, Prepared
 from features.split import fit_split
 from features.transform import Encoder
+
+FEW = 10_000
+"""Refused rows that the driver takes in."""
 
 
 def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None) -> Prepared:
@@ -62,8 +64,8 @@ def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None
         "interactions": write_interactions(
             spark, config, log, rows["interactions.accepted"], split, accepted.sides, metadata
         ),
-        "quarantine": tables.write(accepted.quarantine, root, "quarantine", metadata),
-        "quality": tables.write(accepted.quality, root, "quality", metadata),
+        "quarantine": write_quarantine(accepted, root),
+        "quality": tables.write_held(spark, accepted.quality, root, "quality", metadata),
     }
     written = Written(
         split=split,
@@ -74,6 +76,23 @@ def prepare(spark: SparkSession, config: Config, report: Report = lambda _: None
         metadata=metadata,
     )
     return learn_and_publish(spark, config, written, report)
+
+
+def write_quarantine(accepted: Accepted, root: str) -> int:
+    """Replaces the table ``quarantine`` by the rows that were refused.
+
+    Args:
+        accepted: The checked sources.
+        root: Folder of the tables.
+
+    Returns:
+        The version that was committed.
+    """
+    refused = accepted.quarantine
+    if sum(n for what, n in accepted.rows.items() if what.endswith(".quarantined")) > FEW:
+        return tables.write(refused, root, "quarantine", accepted.metadata)
+    held = refused.toArrow()
+    return tables.write_held(refused.sparkSession, held, root, "quarantine", accepted.metadata)
 
 
 class Written(NamedTuple):
@@ -119,10 +138,10 @@ def learn_and_publish(
     spark.sparkContext.setJobDescription(f"learning from {rows['train']:,} training rows")
     spec, vocabulary = fit(spark, config, groups or interactions, written.split)
     metadata = written.metadata | {"spec": spec.hash}
-    if groups is None or is_url(root) or vocabulary.large:
+    if vocabulary.large:
         version = tables.write(vocabulary.frame(spark), root, "vocabulary", metadata)
     else:
-        version = tables.write_arrow(vocabulary.held, root, "vocabulary", metadata)
+        version = tables.write_held(spark, vocabulary.held, root, "vocabulary", metadata)
     whole = tables.read(spark, root, "vocabulary", version)
     encoder = Encoder.of(spec, vocabulary.held)
     report(f"learned {len(vocabulary):,} values of {len(spec.inputs)} fields from training rows")

@@ -147,18 +147,27 @@ class NewFile:
         return cls(**json.loads(text))
 
 
-def write_arrow(table: pa.Table, root: str, name: str, metadata: Mapping[str, str]) -> int:
-    """Replaces a table by one that the driver holds, without Spark.
+def write_held(
+    spark: SparkSession, table: pa.Table, root: str, name: str, metadata: Mapping[str, str]
+) -> int:
+    """Replaces a table by rows that the driver holds: without Spark, which takes many times as
+    long for a few rows, where Python finds the other tables.
 
     Args:
+        spark: The session.
         table: The rows.
-        root: Folder of the tables, a path.
+        root: Folder of the tables, with a table ``interactions``.
         name: The table.
         metadata: What the commit says of itself.
 
     Returns:
         The version that was committed.
+
+    Raises:
+        DataError: It cannot be written there.
     """
+    if is_url(root) or not Path(table_path(root, "interactions"), "_delta_log").is_dir():
+        return write(spark.createDataFrame(table).coalesce(1), root, name, metadata)
     path = f"part-{uuid.uuid4()}.parquet"
     target = Path(table_path(root, name)) / path
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -347,9 +356,8 @@ def publish(spark: SparkSession, root: str, prepared: Prepared, metadata: Mappin
     Returns:
         The version of ``prepared``.
     """
-    row = [(prepared.model_dump_json(), prepared.spec.hash)]
-    frame = spark.createDataFrame(row, "prepared STRING, spec_hash STRING").coalesce(1)
-    return write(frame, root, "prepared", metadata)
+    row = {"prepared": [prepared.model_dump_json()], "spec_hash": [prepared.spec.hash]}
+    return write_held(spark, pa.table(row), root, "prepared", metadata)
 
 
 def read_prepared(spark: SparkSession, config: Config) -> Prepared:
