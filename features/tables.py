@@ -167,7 +167,9 @@ def write_held(
         DataError: It cannot be written there.
     """
     if is_url(root) or not Path(table_path(root, "interactions"), "_delta_log").is_dir():
-        return write(spark.createDataFrame(table).coalesce(1), root, name, metadata)
+        # PySpark takes a table that begins with an empty chunk to be empty.
+        frame = spark.createDataFrame(table.combine_chunks()).coalesce(1)
+        return write(frame, root, name, metadata)
     path = f"part-{uuid.uuid4()}.parquet"
     target = Path(table_path(root, name)) / path
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -63,7 +63,8 @@ class Vocabulary:
         """All of them, as the Delta table ``vocabulary`` holds them."""
         large = pa.array([name for name, _ in self.sizes], pa.string())
         small = self.held.filter(pc.invert(pc.is_in(self.held["field"], value_set=large)))
-        frame = spark.createDataFrame(small).coalesce(1)
+        # PySpark takes a table that begins with an empty chunk to be empty.
+        frame = spark.createDataFrame(small.combine_chunks()).coalesce(1)
         for whole in self.large:
             frame = frame.unionByName(whole)
         return frame
