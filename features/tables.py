@@ -164,7 +164,7 @@ def write_held(
         The version that was committed.
 
     Raises:
-        DataError: It cannot be written there.
+        DataError, OSError: It cannot be written there.
     """
     if is_url(root) or not Path(table_path(root, "interactions"), "_delta_log").is_dir():
         # PySpark takes a table that begins with an empty chunk to be empty.
