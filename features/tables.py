@@ -167,15 +167,19 @@ def write_held(
         DataError, OSError: It cannot be written there.
     """
     if is_url(root) or not Path(table_path(root, "interactions"), "_delta_log").is_dir():
-        # PySpark takes a table that begins with an empty chunk to be empty.
-        frame = spark.createDataFrame(table.combine_chunks()).coalesce(1)
-        return write(frame, root, name, metadata)
+        return write(frame_of(spark, table), root, name, metadata)
     path = f"part-{uuid.uuid4()}.parquet"
     target = Path(table_path(root, name)) / path
     target.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, target, store_schema=False)
     file = NewFile.of(path, {}, parquet.read_metadata(target), target.stat().st_size)
     return commit_files(root, name, [file], table.schema, metadata, partition_by=[])
+
+
+def frame_of(spark: SparkSession, table: pa.Table) -> DataFrame:
+    """Rows that the driver holds, as a frame of one partition."""
+    # PySpark takes a table that begins with an empty chunk to be empty.
+    return spark.createDataFrame(table.combine_chunks()).coalesce(1)
 
 
 def commit_files(

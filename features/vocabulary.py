@@ -17,6 +17,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.names import digest
+from features import tables
 from features.counting import COUNT, VALUE
 from features.spec import FIRST
 
@@ -63,8 +64,7 @@ class Vocabulary:
         """All of them, as the Delta table ``vocabulary`` holds them."""
         large = pa.array([name for name, _ in self.sizes], pa.string())
         small = self.held.filter(pc.invert(pc.is_in(self.held["field"], value_set=large)))
-        # PySpark takes a table that begins with an empty chunk to be empty.
-        frame = spark.createDataFrame(small.combine_chunks()).coalesce(1)
+        frame = tables.frame_of(spark, small)
         for whole in self.large:
             frame = frame.unionByName(whole)
         return frame

@@ -18,7 +18,7 @@
 
 namespace {
 
-constexpr int kDigit = 11;     // most bits of a row per sweep of the sort; its counts fit in cache
+constexpr int kDigit = 11;      // most bits of a row per sweep of the sort; its counts fit in cache
 constexpr int64_t kAhead = 48;  // rows fetched in advance: of large tables, none is in a cache
 constexpr uint32_t kSample = 1024;  // look-ups that tell where to part the rows
 

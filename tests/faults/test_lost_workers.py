@@ -1,8 +1,9 @@
 """Python workers and executors that are killed: Spark starts others, and the job ends well."""
 
 import random
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -30,21 +31,44 @@ pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
 MOMENTS = 20
 
 
-def test_python_workers(base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
-    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
-    moments, kind, now = random.Random(4), "Python worker killed", before
+def kill_often(
+    kind: str,
+    pipeline: Pipeline,
+    longer: Rows,
+    tally: Tally,
+    disturbed: Callable[[list[str]], tuple[subprocess.Popen[str], int]],
+) -> None:
+    """Lets ``prepare`` run, over the two logs by turns, until enough of its processes were killed;
+    each run has to end as an undisturbed one.
+
+    Args:
+        kind: What the tally calls it.
+        pipeline: The pipeline, as its own log makes it.
+        longer: What its tables hold after the longer log.
+        tally: Counts each kill.
+        disturbed: Starts the job with some arguments and kills; returns the job and the kills.
+    """
+    before = now = published(pipeline.root)
     while tally.faults.get(kind, Kind()).tried < MOMENTS:
-        log = [pipeline.longer_log] if now == before else []
-        run = started(submit("prepare", pipeline.yaml, *log, master="local[2,8]"))
-        killed = kill_workers(run, moments)
+        run, killed = disturbed([pipeline.longer_log] if now == before else [])
         with tally.fault(kind) as counts:
             code, said = ended(run)
             assert code == 0, said
-            now = whole(counts, pipeline.root, after if now == before else before)
+            now = whole(counts, pipeline.root, longer if now == before else before)
         assert killed
         tally.faults[kind].tried += killed - 1
         tally.faults[kind].survived += killed - 1
     assert not what_stays(pipeline.root)
+
+
+def test_python_workers(base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:
+    pipeline, moments = base.copy(tmp_path / "p"), random.Random(4)
+
+    def disturbed(log: list[str]) -> tuple[subprocess.Popen[str], int]:
+        run = started(submit("prepare", pipeline.yaml, *log, master="local[2,8]"))
+        return run, kill_workers(run, moments)
+
+    kill_often("Python worker killed", pipeline, longer, tally, disturbed)
 
 
 def kill_workers(run, moments: random.Random, most: int = 7, pause: float = 0.5) -> int:
@@ -85,10 +109,9 @@ def test_executors(
     tally: Tally,
     tmp_path: Path,
 ) -> None:
-    pipeline, before, after = base.copy(tmp_path / "p"), published(base.root), longer
-    moments, kind, now = random.Random(6), "executor killed", before
-    while tally.faults.get(kind, Kind()).tried < MOMENTS:
-        log = [pipeline.longer_log] if now == before else []
+    pipeline, moments = base.copy(tmp_path / "p"), random.Random(6)
+
+    def disturbed(log: list[str]) -> tuple[subprocess.Popen[str], int]:
         first, *rest = cluster.submit(str(cluster.folder / "prepare"), pipeline.yaml, *log)
         patient = (first, "--conf", "spark.task.maxFailures=8", *rest)
         run = started([*patient], **cluster.environment)
@@ -99,14 +122,9 @@ def test_executors(
                 kill([moments.choice(executors)])
                 killed += 1
                 time.sleep(2)
-        with tally.fault(kind) as counts:
-            code, said = ended(run)
-            assert code == 0, said
-            now = whole(counts, pipeline.root, after if now == before else before)
-        assert killed
-        tally.faults[kind].tried += killed - 1
-        tally.faults[kind].survived += killed - 1
-    assert not what_stays(pipeline.root)
+        return run, killed
+
+    kill_often("executor killed", pipeline, longer, tally, disturbed)
 
 
 def executors_of(cluster: Cluster):
