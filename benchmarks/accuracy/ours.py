@@ -23,7 +23,7 @@ from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.reader import open_part
 from afm.train import measure, train
-from benchmarks.accuracy.trials import BATCH, EPOCHS, PATIENCE, SIZE, Options, of_fm
+from benchmarks.accuracy.trials import BATCH, EPOCHS, PATIENCE, RATE_OF_FM, SIZE, Options, of_fm
 from conf.load import load
 from conf.schema import Config
 
@@ -51,7 +51,7 @@ def outcome(trial: dict[str, Any], models: str, ranks: Ranks) -> dict[str, Any]:
             "train.patience": PATIENCE,
             "train.seed": trial["seed"],
         }
-        given = {k: v for k, v in options.items() if v is not None}
+        given = {k: v for k, v in options.items() if v is not None and k != RATE_OF_FM}
         overrides = [f"{key}={value}" for key, value in (fixed | given).items()]
         yaml, *arguments = trial["pipeline"]
         return load(yaml, [*arguments, *overrides])

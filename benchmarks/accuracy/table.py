@@ -61,7 +61,7 @@ def _spread(values: Sequence[float], form: str = ".4f") -> str:
 def _listed(options: Mapping[str, Any]) -> str:
     given = {key: value for key, value in options.items() if value is not None}
     return (
-        ", ".join(f"{key.partition('.')[2] or key} {value}" for key, value in given.items())
+        ", ".join(f"{key.removeprefix('model.')} {value}" for key, value in given.items())
         or "defaults"
     )
 

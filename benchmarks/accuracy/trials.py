@@ -18,6 +18,8 @@ MODELS = {"afm": "AFM", "fm": "FM", "fwfm": "FwFM", "deepctr": "DeepCTR-Torch's 
 SIZE, BATCH, EPOCHS, PATIENCE = 32, 1024, 30, 3
 """The same for all: length of embeddings, rows of a step, most epochs, and epochs without a better
 validation AUC before training stops."""
+RATE_OF_FM = "fm.learning_rate"
+"""An option that is no key of ours: the learning rate of the FM that another model starts from."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,12 @@ def draw(model: str, number: int) -> Options:
         "train.l2.embedding": _log_uniform(shared, 1e-5, 3e-2),
         "model.embedding_dropout": round(shared.uniform(0, 0.8), 2),
         "model.dropout": round(shared.choice((0, shared.uniform(0, 0.6))), 2),
+        "model.init_std": shared.choice((1e-2, 3e-2, 1e-1)),
     }
-    if model != "fm":
-        options["model.pretrained"] = own.choice((None, "fm"))
+    if model != "fm":  # begins where an FM has ended, as the paper has it, and moves less
+        options[RATE_OF_FM] = options["train.learning_rate"]
+        options["model.pretrained"] = "fm"
+        options["train.learning_rate"] = _log_uniform(own, 1e-4, 5e-3)
     if model == "afm":
         options["model.attention_size"] = own.choice((8, 16, 32))
         options["model.pair_bias"] = own.choice((False, True))
@@ -97,7 +102,9 @@ def draw(model: str, number: int) -> Options:
 def of_fm(options: Options) -> Options:
     """The options that an FM has too: those of the FM that another model starts from."""
     own = {"model.pretrained", "model.attention_size", "model.pair_bias", "model.scale"}
-    return {k: v for k, v in options.items() if k not in own | {"train.l2.attention"}}
+    own |= {"train.l2.attention", RATE_OF_FM}
+    rate = {"train.learning_rate": options[RATE_OF_FM]} if RATE_OF_FM in options else {}
+    return {k: v for k, v in options.items() if k not in own} | rate
 
 
 @dataclass(frozen=True)
