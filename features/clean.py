@@ -218,7 +218,7 @@ def _checked(
     if CORRUPT in raw.columns:
         # Spark parses what a query needs, and calls a line malformed for that part alone. The
         # whole row is needed here, so that every pass refuses the same lines.
-        malformed = F.col(CORRUPT).isNotNull() & raw_json(raw).isNotNull()
+        malformed = F.col(CORRUPT).isNotNull() & raw_json().isNotNull()
         reason = "the line cannot be parsed"
         checks.insert(0, Check("malformed", reason, malformed, config.quality.max_share))
     return check(name, raw, columns, checks, fields)

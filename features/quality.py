@@ -97,7 +97,7 @@ def check(
     # Refused rows often have the same key, null above all. A number of its own for each keeps them
     # from meeting in one task. Taken at the scan, where a task that is run again counts alike.
     spread = F.when(failed.isNotNull(), F.monotonically_increasing_id() + 1).otherwise(0)
-    marks = [failed.alias(RULE), raw_json(raw).alias(_RAW), spread.alias(_SPREAD)]
+    marks = [failed.alias(RULE), raw_json().alias(_RAW), spread.alias(_SPREAD)]
     rows = raw.select(*readable, *marks)
     flags = [F.col(f.name).isNull().alias(missing_rule(f)) for f in fields]
     return Checked(name, rows.select("*", *flags), tuple(checks), tuple(fields))
@@ -108,10 +108,9 @@ def missing_rule(field: FieldConfig) -> str:
     return f"{field.name}.missing"
 
 
-def raw_json(raw: DataFrame) -> Column:
+def raw_json() -> Column:
     """A whole raw row as JSON, nulls included."""
-    everything = F.struct(*[quoted(name) for name in raw.columns])
-    return F.to_json(everything, {"ignoreNullFields": "false"})
+    return F.to_json(F.struct("*"), {"ignoreNullFields": "false"})
 
 
 def quoted(name: str) -> Column:

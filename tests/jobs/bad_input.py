@@ -339,6 +339,8 @@ EXPRESSIONS = {
 
 _GOOD = csv_of(log()).decode()
 _HEAD, *_LINES = _GOOD.splitlines()
+_MANY = [f"x{n}" for n in range(3000)]
+"""Names of columns, or values of them."""
 
 
 def _csv(*changed: str, head: str = _HEAD, end: str = "\n") -> bytes:
@@ -381,8 +383,11 @@ CSVS: dict[str, tuple[bytes, Ending, dict[str, Any]]] = {
     "two columns alike": (_csv(head="u,i,t,age,city,tags,city"), "message", {}),
     "two columns alike but for case": (_csv(head="u,i,t,age,city,U,clicked"), "message", {}),
     "columns without names": (_csv(head="u,i,t,age,city,,clicked"), "message", {}),
-    "too many columns": (
-        "\n".join([_HEAD + "," + ",".join(f"x{n}" for n in range(3000)), *_LINES]).encode(),
+    "many columns": (
+        "\n".join(",".join([line, *_MANY]) for line in [_HEAD, *_LINES]).encode(), "result", {}),
+    # Not more: for each value that a line lacks, Spark goes through all columns.
+    "many columns in the head only": (
+        "\n".join([",".join([_HEAD, *_MANY[:500]]), *_LINES]).encode(),
         "message", {}),
     "random bytes": (np.random.default_rng(0).bytes(20_000), "message", {}),
     "zip": (b"PK\x03\x04" + np.random.default_rng(1).bytes(3_000), "message", {}),
