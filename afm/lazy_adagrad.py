@@ -23,20 +23,23 @@ class LazyAdagrad(LazyRows):
         embedding: The embedding table (R, K), changed in place.
         linear: The linear weights (R,), changed in place.
         learning_rate: Adagrad's step size.
+        weight_decay: As in :class:`afm.lazy_rows.LazyRows`.
 
     Source: Duchi et al., "Adaptive Subgradient Methods", JMLR 2011, with ε outside of the root.
     """
 
-    def __init__(self, embedding: Tensor, linear: Tensor, learning_rate: float) -> None:
+    def __init__(
+        self, embedding: Tensor, linear: Tensor, learning_rate: float, weight_decay: float = 0.0
+    ) -> None:
         size, k = embedding.shape
         # Sums of squared gradients, that of the linear weight last.
         squares = embedding.detach().new_zeros(size, k + 1)
-        super().__init__(embedding, linear, learning_rate, squares)
+        super().__init__(embedding, linear, learning_rate, weight_decay, squares)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that it remembers, to be kept, or filled."""
-        return {"squares": self.memory}
+        return super().state | {"squares": self.memory}
 
     @torch.no_grad()
     def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
@@ -51,5 +54,5 @@ class LazyAdagrad(LazyRows):
         distinct, sums = sum_rows(rows, embedding, linear, share)
         self.memory[distinct] = now = self.memory[distinct] + sums.square()  # (U, K + 1)
         steps = self.learning_rate * sums / (now.sqrt() + EPSILON)
-        self.embedding[distinct] -= steps[:, :-1]
+        self.embedding[distinct] -= steps[:, :-1] / self.shrink()
         self.linear[distinct] -= steps[:, -1]

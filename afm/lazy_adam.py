@@ -24,29 +24,33 @@ class LazyAdam(LazyRows):
 
     The semantics are those of :class:`torch.optim.SparseAdam`, not of dense Adam: a row that is not
     looked up keeps its weights and its moments, which decay only when it is; bias correction
-    counts all steps. L2 likewise acts on rows that are looked up (:func:`afm.objective.penalty`).
+    counts all steps. L2 likewise acts on rows that are looked up (:func:`afm.objective.penalty`);
+    weight decay acts on all embeddings.
 
     Args:
         embedding: The embedding table (R, K), changed in place.
         linear: The linear weights (R,), changed in place.
         learning_rate: Adam's step size.
+        weight_decay: As in :class:`afm.lazy_rows.LazyRows`.
 
     Source: Kingma & Ba, "Adam", ICLR 2015, algorithm 1, with ε outside of the correction.
     """
 
-    def __init__(self, embedding: Tensor, linear: Tensor, learning_rate: float) -> None:
+    def __init__(
+        self, embedding: Tensor, linear: Tensor, learning_rate: float, weight_decay: float = 0.0
+    ) -> None:
         size, k = embedding.shape
         self.steps = torch.zeros((), dtype=torch.int64)
         # One array, so that what a step needs of a row lies together: first and second moments of
         # its embedding, and last that of its linear weight.
         # Written here: with new_zeros, steps would wait for every page that is touched first.
         moments = embedding.detach().new_empty(size, 2, k + 1).zero_()
-        super().__init__(embedding, linear, learning_rate, moments)
+        super().__init__(embedding, linear, learning_rate, weight_decay, moments)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that it remembers, to be kept, or filled."""
-        return {"steps": self.steps, "moments": self.memory}
+        return super().state | {"steps": self.steps, "moments": self.memory}
 
     @torch.no_grad()
     def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
@@ -66,7 +70,7 @@ class LazyAdam(LazyRows):
         update = kernel.lazy_adam if fits else plain_update
         update(
             *(rows, embedding, linear, tables),
-            rate=rate,
+            rates=(rate / self.shrink(), rate),
             betas=BETAS,
             epsilon=EPSILON,
             share=share,
@@ -79,7 +83,7 @@ def plain_update(
     linear: Tensor,
     tables: tuple[Tensor, Tensor, Tensor],
     *,
-    rate: float,
+    rates: tuple[float, float],
     betas: tuple[float, float],
     epsilon: float,
     share: Share = ALL,
@@ -91,7 +95,8 @@ def plain_update(
         embedding: Gradients of their embeddings (N, K).
         linear: Gradients of their linear weights (N,).
         tables: Embeddings (R, K), linear weights (R,) and moments (R, 2, K + 1), changed in place.
-        rate: The step size, with the bias of the moments corrected.
+        rates: The step sizes of embeddings and linear weights, with the bias of the moments
+            corrected.
         betas: Decay of the moments.
         epsilon: Added to the denominator.
         share: Which of the rows to step.
@@ -101,6 +106,6 @@ def plain_update(
     decay = sums.new_tensor(betas).unsqueeze(1)  # (2, 1)
     powers = torch.stack([sums, sums.square()], dim=1)  # (U, 2, K + 1)
     moments[distinct] = now = powers.lerp(moments[distinct], decay)
-    steps = rate * now[:, 0] / (now[:, 1].sqrt() + epsilon)  # (U, K + 1)
-    V[distinct] -= steps[:, :-1]
-    w[distinct] -= steps[:, -1]
+    steps = now[:, 0] / (now[:, 1].sqrt() + epsilon)  # (U, K + 1)
+    V[distinct] -= rates[0] * steps[:, :-1]
+    w[distinct] -= rates[1] * steps[:, -1]

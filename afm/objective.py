@@ -22,6 +22,7 @@ def gradients(
     *,
     global_rows: int,
     size: int,
+    shrinkage: float = 1.0,
     into: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One rank's share of a step's gradients; the shares of all ranks add up to those of the loss,
@@ -39,6 +40,7 @@ def gradients(
         settings: The ``train`` section.
         global_rows: Rows of the step over all ranks.
         size: How many ranks there are.
+        shrinkage: What the embeddings are to be multiplied with (:mod:`afm.lazy_rows`).
         into: Where to put the gradients of the slots (B, S, K) and (B, S), instead of into new
             memory.
 
@@ -53,13 +55,16 @@ def gradients(
             *(model, rows, x, labels, weights),
             global_rows=global_rows,
             l2=l2.embedding,
+            shrinkage=shrinkage,
             into=into,
         )
         W = model.attention.W
         if l2.attention and W.grad is not None:
             W.grad += 2 * l2.attention / size * W.detach()
         return found
-    vectors, linear = (t.detach().requires_grad_() for t in model.look_up(rows))
+    vectors, linear = (t.detach() for t in model.look_up(rows))
+    vectors = (vectors * shrinkage).requires_grad_()
+    linear.requires_grad_()
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         scores = model.logits(vectors, linear, x)
     sum_of_losses = losses(scores, labels, settings.loss, weights).sum()

@@ -29,6 +29,8 @@ class Optimizers:
     """Of all weights but the two tables."""
     lazy: LazyAdam | LazyAdagrad
     """Of the embedding table and the linear weights."""
+    table_rate: float
+    """What the learning rate is multiplied by for these."""
     clip_norm: float | None
     """Largest norm of the gradient of them all."""
 
@@ -41,9 +43,11 @@ class Optimizers:
             settings: The ``train`` section.
         """
         adam, rate = settings.optimizer == "adam", settings.learning_rate
-        lazy = (LazyAdam if adam else LazyAdagrad)(model.embedding, model.linear, rate)
+        tables = model.embedding, model.linear
+        lazy = (LazyAdam if adam else LazyAdagrad)(*tables, rate, settings.weight_decay)
         others = {n: p for n, p in model.named_parameters() if p.requires_grad and n not in _TABLES}
-        return cls(Dense(settings.optimizer, others), lazy, settings.clip_norm)
+        dense = Dense(settings.optimizer, others)
+        return cls(dense, lazy, settings.table_rate, settings.clip_norm)
 
     @property
     def state(self) -> dict[str, Tensor]:
@@ -71,7 +75,7 @@ class Optimizers:
         Raises:
             RankLost: Another rank has failed.
         """
-        self.lazy.learning_rate = learning_rate
+        self.lazy.learning_rate = learning_rate * self.table_rate
         ranks.add_up(self.dense.gradients)
         look_ups = of_all_ranks(ranks, rows, embedding, linear)
         if self.clip_norm is not None:
@@ -82,6 +86,8 @@ class Optimizers:
             look_ups = distinct, sums[:, :-1], sums[:, -1]
         self.dense.step(learning_rate)
         self.lazy.step(*look_ups)
+        if self.lazy.should_settle:
+            self.lazy.settle()
 
 
 @torch.no_grad()

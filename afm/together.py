@@ -117,7 +117,7 @@ class Together:
             gradient.copy_(total.view_as(gradient))
         every = self._slice(0, global_rows)
         look_ups = self._rows[every], self._embedding[every], self._linear[every]
-        lazy.learning_rate = learning_rate
+        lazy.learning_rate = learning_rate * self._optimizers.table_rate
         if (most := self._optimizers.clip_norm) is not None:
             # Only sums have the norm that the tables' gradients would have.
             distinct, sums = sum_rows(*look_ups, self._share)
@@ -129,6 +129,17 @@ class Together:
         else:
             lazy.step(*look_ups, self._share)
         dense.step(learning_rate)
+        self._machine.meet()
+        if lazy.should_settle:
+            self.settle()
+
+    def settle(self) -> None:
+        """Multiplies the embedding table by its shrinkage (``afm.lazy_rows``), each rank a share.
+
+        Raises:
+            RankLost: Another rank has ended.
+        """
+        self._optimizers.lazy.settle(self._share)
         self._machine.meet()
 
     def _slice(self, first: int, count: int) -> slice:

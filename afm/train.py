@@ -53,6 +53,10 @@ class Trainee:
     best: dict[str, Tensor]
     """Weights of the best epoch so far; only the leader keeps them."""
 
+    def settle(self) -> None:
+        """Ends an epoch: from here to the next step the weights are those of the model."""
+        (self.together or self.optimizers.lazy).settle()
+
 
 Watch = Callable[[tuple[Epoch, ...]], None]
 """Called before each epoch but the first with those that are over, on every rank; what it raises
@@ -226,6 +230,7 @@ def _train_epoch(
             settings,
             global_rows=batch.global_rows,
             size=ranks.size,
+            shrinkage=trainee.optimizers.lazy.shrinkage.item(),
             into=trainee.together.room(batch.first, len(batch)) if trainee.together else None,
         )
         steps_before = (number - 1) * plan.train.steps + step - 1
@@ -253,6 +258,7 @@ def _train_epoch(
             if ranks.leads:
                 _keep(plan, trainee, writer)
             ranks.let_in()
+    trainee.settle()
     seconds = monotonic() - begin
     mine = torch.tensor([[reading.seconds, ranks.watch.seconds - talked]]) / seconds
     (shares,) = ranks.gather(mine)  # (ranks, 2)

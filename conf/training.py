@@ -128,6 +128,14 @@ class TrainConfig(Section):
         "adam", description="`adam`, or `adagrad`, the paper's; both touch looked-up rows only."
     )
     learning_rate: float = Field(5e-3, gt=0, description="The optimiser's step size.")
+    table_rate: float = Field(
+        1.0,
+        ge=0,
+        le=1,
+        description="What `learning_rate` is multiplied by for embeddings and linear weights. With "
+        "`model.pretrained`, 0 leaves them as the FM has them, and only what it does not have is "
+        "learned, such as attention; something between lets them follow.",
+    )
     precision: Literal["float32", "bf16"] = Field(
         "float32",
         description="`bf16` multiplies matrices of the forward and backward pass in bfloat16 "
@@ -143,6 +151,13 @@ class TrainConfig(Section):
         "the ranks; longer ones are scaled down to it.",
     )
     l2: L2 = Field(default_factory=L2, description="The L2 penalties.")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="Decoupled weight decay (AdamW) of the embeddings: at each step all of them, "
+        "looked up or not, shrink by `learning_rate` times this, so that those of rare values stay "
+        "small; try 0.05 to 1. The penalties of `l2` act on what the batch looks up only.",
+    )
     stop_on: StopOn = Field(
         "auc",
         description="The validation metric by which the best epoch is chosen and training stops: "
@@ -177,6 +192,15 @@ class TrainConfig(Section):
     def _leaves_latest_free(self) -> Self:
         if self.run == "latest":
             raise ValueError("`latest` is what points to the last run; call this one otherwise")
+        return self
+
+    @model_validator(mode="after")
+    def _decays_to_no_less_than_nothing(self) -> Self:
+        if self.learning_rate * self.weight_decay >= 1:
+            raise ValueError(
+                f"weight_decay {self.weight_decay:g} times learning_rate {self.learning_rate:g} is "
+                "what embeddings shrink by at a step, and has to be less than 1"
+            )
         return self
 
     @model_validator(mode="after")

@@ -184,8 +184,8 @@ void for_size(int64_t K, const Work& work) {
     }
 }
 
-struct Rates {
-    float rate, beta1, beta2, epsilon;
+struct Adam {
+    float beta1, beta2, epsilon;
 };
 
 inline float root(float x) { return std::sqrt(x); }
@@ -196,15 +196,15 @@ inline Vec root(Vec x) {
 
 // The step along gradients, numbers or a vector of them, whose moments are moved.
 template <class Numbers>
-inline Numbers adam(Numbers gradient, const Rates& rates, float* first, float* second) {
+inline Numbers step(Numbers gradient, float rate, const Adam& adam, float* first, float* second) {
     Numbers m, v;
     std::memcpy(&m, first, sizeof m);
     std::memcpy(&v, second, sizeof v);
-    m += (1 - rates.beta1) * (gradient - m);
-    v += (1 - rates.beta2) * (gradient * gradient - v);
+    m += (1 - adam.beta1) * (gradient - m);
+    v += (1 - adam.beta2) * (gradient * gradient - v);
     std::memcpy(first, &m, sizeof m);
     std::memcpy(second, &v, sizeof v);
-    return rates.rate * m / (root(v) + rates.epsilon);
+    return rate * m / (root(v) + adam.epsilon);
 }
 
 }  // namespace
@@ -235,13 +235,15 @@ extern "C" int64_t sum_rows(int64_t N, int64_t K, int64_t threads, const int64_t
     return firsts.back();
 }
 
-// Steps with the summed gradients. Tables are V (R, K), w (R) and their moments (R, 2, K + 1).
+// Steps with the summed gradients, of a size for each table: V (R, K), w (R), and their moments
+// (R, 2, K + 1).
 extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
                           const float* embedding, int64_t embedding_stride, const float* linear,
                           int64_t linear_stride, int64_t share, int64_t shares, float* V, float* w,
-                          float* moments, float rate, float beta1, float beta2, float epsilon) {
+                          float* moments, float of_embedding, float of_linear, float beta1,
+                          float beta2, float epsilon) {
     const Gradients grads{embedding, embedding_stride, linear, linear_stride};
-    const Rates rates{rate, beta1, beta2, epsilon};
+    const Adam adam{beta1, beta2, epsilon};
     const std::vector<int64_t> borders = parted(N, {share, shares}, threads, rows);
     on_threads(threads, [&](int64_t t) {
         const LookUps part(N, rows, borders[t], borders[t + 1]);
@@ -256,10 +258,10 @@ extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* 
                 sum.for_each([&](int64_t k, auto gradient) {
                     auto x = gradient;
                     std::memcpy(&x, to + k, sizeof x);
-                    x -= adam(gradient, rates, m + k, v + k);
+                    x -= step(gradient, of_embedding, adam, m + k, v + k);
                     std::memcpy(to + k, &x, sizeof x);
                 });
-                w[row] -= adam(sum.linear, rates, m + size, v + size);
+                w[row] -= step(sum.linear, of_linear, adam, m + size, v + size);
             };
             for_each_row<known()>(K, part, grads, 0, update);
         });

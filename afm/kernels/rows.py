@@ -87,7 +87,7 @@ def lazy_adam(
     linear: Tensor,
     tables: tuple[Tensor, Tensor, Tensor],
     *,
-    rate: float,
+    rates: tuple[float, float],
     betas: tuple[float, float],
     epsilon: float,
     share: Share = ALL,
@@ -101,7 +101,8 @@ def lazy_adam(
         embedding: Gradients of their embeddings (N, K).
         linear: Gradients of their linear weights (N,).
         tables: Embeddings (R, K), linear weights (R,) and moments (R, 2, K + 1), contiguous.
-        rate: The step size, with the bias of the moments corrected.
+        rates: The step sizes of embeddings and linear weights, with the bias of the moments
+            corrected.
         betas: Decay of the moments.
         epsilon: Added to the denominator.
         share: Which of the rows to step.
@@ -113,7 +114,7 @@ def lazy_adam(
         *_gradients(rows, embedding, linear),
         *map(c_int64, share),
         *map(_pointer, tables),
-        *map(c_float, (rate, *betas, epsilon)),
+        *map(c_float, (*rates, *betas, epsilon)),
     )
 
 

@@ -26,6 +26,7 @@ struct Tables {
     const float *embedding, *linear;  // (R, K), (R)
     const float *pair_bias, *p, *bias;  // (P), (K), a number
     float scale;
+    float shrinkage;  // what the embeddings are to be multiplied with
 };
 
 struct Settings {
@@ -110,7 +111,8 @@ void look_up(const Shape& s, const Batch& batch, const Tables& model, int64_t ro
         float sum = 0;
         for (int64_t slot = 0; slot < batch.S; ++slot) {
             const int64_t place = places[slot], field = batch.field_of_slot[slot];
-            scaled<true>(s.K, x[slot], model.embedding + place * s.K, v + field * s.K);
+            const float factor = x[slot] * model.shrinkage;
+            scaled<true>(s.K, factor, model.embedding + place * s.K, v + field * s.K);
             sum += x[slot] * model.linear[place];
         }
         linear[r] = sum;
@@ -125,7 +127,7 @@ void to_slots(const Shape& s, const Batch& batch, const Tables& model, int64_t r
         const float x = batch.x[n];
         scaled<false>(s.K, x, dv + batch.field_of_slot[slot] * s.K, embedding);
         if (l2 != 0 && x != 0)
-            scaled<true>(s.K, l2, model.embedding + batch.rows[n] * s.K, embedding);
+            scaled<true>(s.K, l2 * model.shrinkage, model.embedding + batch.rows[n] * s.K, embedding);
         linear[slot] = d * x;
     }
 }

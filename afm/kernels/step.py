@@ -37,6 +37,7 @@ def gradients(
     *,
     global_rows: float,
     l2: float = 0.0,
+    shrinkage: float = 1.0,
     into: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log loss of a batch and its gradients, as ``backward`` would leave them.
@@ -53,6 +54,7 @@ def gradients(
         weights: Weights of the rows (B,), 1 if left out.
         global_rows: What the sum of the losses is divided by.
         l2: λ of the squares of the embeddings with x ≠ 0, whose sum is divided likewise.
+        shrinkage: What the embeddings are to be multiplied with.
         into: Where to put the gradients of the slots, instead of into new memory.
 
     Returns:
@@ -75,7 +77,7 @@ def gradients(
         *map(c_int64, (size, model.fields, k, units, torch.get_num_threads())),
         *(c_void_p(_address(t)) for t in (attention.W, attention.b, attention.h)),
         byref(batch),
-        byref(_Tables(*map(_address, tables), model.scale)),
+        byref(_Tables(*map(_address, tables), model.scale, shrinkage)),
         byref(_Settings(model.embedding_dropout.p, model.dropout.p, seed, 1 / global_rows, l2)),
         *(c_void_p(_address(t)) for t in (embedding, linear, dense)),
     )
@@ -108,7 +110,7 @@ class _Batch(Structure):
 class _Tables(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("embedding", "linear", "pair_bias", "p", "bias")),
-        ("scale", c_float),
+        *((name, c_float) for name in ("scale", "shrinkage")),
     ]
 
 

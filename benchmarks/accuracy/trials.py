@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Self
 
-from conf.training import ModelConfig
+from conf.training import ModelConfig, TrainConfig
 
 Option = float | int | str | bool | None
 Options = Mapping[str, Option]
@@ -83,15 +83,15 @@ def draw(model: str, number: int) -> Options:
         }
     options: dict[str, Option] = {
         "train.learning_rate": _log_uniform(shared, 1e-3, 2e-2),
-        "train.l2.embedding": _log_uniform(shared, 1e-5, 3e-2),
-        "model.embedding_dropout": round(shared.uniform(0, 0.8), 2),
-        "model.dropout": round(shared.choice((0, shared.uniform(0, 0.6))), 2),
+        "train.weight_decay": _log_uniform(shared, 5e-2, 3.0),
+        "model.embedding_dropout": round(shared.uniform(0, 0.7), 2),
         "model.init_std": shared.choice((1e-2, 3e-2, 1e-1)),
     }
-    if model != "fm":  # begins where an FM has ended, as the paper has it, and moves less
+    if model != "fm":  # begins where an FM has ended, as the paper has it, whose tables move less
         options[RATE_OF_FM] = options["train.learning_rate"]
         options["model.pretrained"] = "fm"
-        options["train.learning_rate"] = _log_uniform(own, 1e-4, 5e-3)
+        options["train.learning_rate"] = _log_uniform(own, 3e-4, 1e-2)
+        options["train.table_rate"] = own.choice((0.0, 0.02, 0.1))
     if model == "afm":
         options["model.attention_size"] = own.choice((8, 16, 32))
         options["model.pair_bias"] = own.choice((False, True))
@@ -102,9 +102,16 @@ def draw(model: str, number: int) -> Options:
 def of_fm(options: Options) -> Options:
     """The options that an FM has too: those of the FM that another model starts from."""
     own = {"model.pretrained", "model.attention_size", "model.pair_bias", "model.scale"}
-    own |= {"train.l2.attention", RATE_OF_FM}
+    own |= {"train.l2.attention", "train.table_rate", RATE_OF_FM}
     rate = {"train.learning_rate": options[RATE_OF_FM]} if RATE_OF_FM in options else {}
     return {k: v for k, v in options.items() if k not in own} | rate
+
+
+_DEFAULTS: Options = {
+    f"{name}.{key}": field.default
+    for name, section in (("model", ModelConfig), ("train", TrainConfig))
+    for key, field in section.model_fields.items()
+}
 
 
 @dataclass(frozen=True)
@@ -128,20 +135,33 @@ def switches(chosen: Options) -> list[Switch]:
     """
     return [
         _switch(chosen, "model.scale", "none", "pairs"),
-        _switch(chosen, "model.pretrained", None, "fm"),
+        _pretraining(chosen),
         _switch(chosen, "model.pair_bias", False, True),
         _switch(chosen, "model.dropout", 0, 0.3),
         _switch(chosen, "model.embedding_dropout", 0, 0.2),
+        _switch(chosen, "train.weight_decay", 0, 0.5),
     ]
 
 
 def _switch(chosen: Options, key: str, off: Option, on: Option) -> Switch:
-    name = key.removeprefix("model.")
-    now = chosen.get(key, ModelConfig.model_fields[name].default)
+    now = chosen.get(key, _DEFAULTS[key])
     options = [chosen if value == now else {**chosen, key: value} for value in (off, on)]
     if now not in (off, on):
         options[1] = chosen
     return Switch(key, *options)
+
+
+def _pretraining(chosen: Options) -> Switch:
+    """With an FM to start from or not; what learns anew learns its tables at the FM's rate."""
+    key = "model.pretrained"
+    if chosen.get(key) is None:
+        return Switch(key, chosen, {**chosen, key: "fm"})
+    return Switch(key, of_fm(chosen) | _own_of_afm(chosen), chosen)
+
+
+def _own_of_afm(options: Options) -> Options:
+    own = ("model.attention_size", "model.pair_bias", "train.l2.attention")
+    return {key: options[key] for key in own if key in options}
 
 
 def _log_uniform(random: Random, low: float, high: float) -> float:

@@ -39,19 +39,31 @@ def both_threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("size", [1, 3, 16, 32, 33, 64])
-def test_steps_are_those_of_sparse_adam(size: int) -> None:
-    """SparseAdam in float64, on the sparse gradients that torch itself makes of the look-ups."""
+@pytest.mark.parametrize("decay", [0, 2, 19.99])
+def test_steps_are_those_of_sparse_adam(size: int, decay: float) -> None:
+    """SparseAdam in float64, on the sparse gradients that torch itself makes of the look-ups; and
+    all embeddings decay before each step, which may leave next to nothing of them.
+    """
     V, w = random_tables(40, size)
-    lazy = LazyAdam(V.clone(), w.clone(), 0.05)
+    lazy = LazyAdam(V.clone(), w.clone(), 0.05, decay)
     table, column = (t.double().requires_grad_() for t in (V, w.unsqueeze(1)))
     sparse = torch.optim.SparseAdam([table, column], lr=0.05)
+    settled = 0
     for seed in range(12):
         rows, of_V, of_w = random_batch(seed, 25, 40, size)
         lazy.step(rows, of_V, of_w)
         sparse.zero_grad()
         found = embedding(rows, table, sparse=True), embedding(rows, column, sparse=True)
         torch.autograd.backward(found, (of_V.double(), of_w.double().unsqueeze(1)))
+        with torch.no_grad():
+            table *= 1 - 0.05 * decay
         sparse.step()
+        if lazy.should_settle:
+            settled += 1
+            lazy.settle()
+    assert bool(settled) == (decay > 19)
+    lazy.settle()
+    assert lazy.shrinkage == 1
     moments = [
         torch.cat([sparse.state[t][name] for t in (table, column)], dim=1)
         for name in ("exp_avg", "exp_avg_sq")
@@ -101,11 +113,12 @@ def test_nan_stays_in_its_row() -> None:
 @pytest.mark.usefixtures("either")
 @pytest.mark.parametrize("kind", [LazyAdam, LazyAdagrad])
 @pytest.mark.parametrize("shares", [2, 3, 50])
-def test_shares_step_as_one(kind: type[LazyAdam | LazyAdagrad], shares: int) -> None:
+@pytest.mark.parametrize("decay", [0, 5])
+def test_shares_step_as_one(kind: type[LazyAdam | LazyAdagrad], shares: int, decay: float) -> None:
     """Processes with one table in common, each of which steps its share, one after the other."""
     tables = random_tables(40, 5)
-    whole = kind(*(t.clone() for t in tables), 0.1)
-    parts = [kind(*tables, 0.1) for _ in range(shares)]
+    whole = kind(*(t.clone() for t in tables), 0.1, decay)
+    parts = [kind(*tables, 0.1, decay) for _ in range(shares)]
     memory = next(t for t in parts[0].state.values() if t.dim() > 1)
     for part in parts:
         part.move(*tables, lambda _: memory)
@@ -114,6 +127,9 @@ def test_shares_step_as_one(kind: type[LazyAdam | LazyAdagrad], shares: int) -> 
         whole.step(*batch)
         for number, part in enumerate(parts):
             part.step(*batch, Share(number, shares))
+    whole.settle()
+    for number, part in enumerate(parts):
+        part.settle(Share(number, shares))
     for one, many in zip(whole.state.values(), parts[0].state.values(), strict=True):
         torch.testing.assert_close(one, many)
     torch.testing.assert_close((whole.embedding, whole.linear), tables)

@@ -61,14 +61,20 @@ def threads(number: int) -> Iterator[None]:
     ("fields", "size", "units", "rows"),
     [(5, 16, 16, 37), (2, 3, 1, 1), (9, 20, 9, 300), (3, 16, 40, 600)],
 )
-def test_gradients_are_those_of_autograd(fields: int, size: int, units: int, rows: int) -> None:
+@pytest.mark.parametrize("shrinkage", [1.0, 0.25])
+def test_gradients_are_those_of_autograd(
+    fields: int, size: int, units: int, rows: int, shrinkage: float
+) -> None:
     model = make_model(fields, size, units)
     batch = make_batch(model, rows)
-    loss, embedding, linear = kernel.gradients(model, *batch, global_rows=GLOBAL_ROWS, l2=L2)
+    loss, embedding, linear = kernel.gradients(
+        model, *batch, global_rows=GLOBAL_ROWS, l2=L2, shrinkage=shrinkage
+    )
     dense = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
 
     model = model.double()
     model.zero_grad()
+    model.embedding.data *= shrinkage
     places, x, labels, weights = batch
     vectors, numbers = (t.detach().requires_grad_() for t in model.look_up(places))
     logits = model.logits(vectors, numbers, x.double())

@@ -175,8 +175,9 @@ def test_same_configuration_gives_the_same_weights(
         {},
         {"optimizer": "adagrad"},
         {"schedule": {"warmup": 0.6, "plateau": {"factor": 0.1}}, "clip_norm": 0.05},
+        {"weight_decay": 2.0},
     ],
-    ids=["adam", "adagrad", "schedule"],
+    ids=["adam", "adagrad", "schedule", "decay"],
 )
 def test_killed_run_ends_as_an_uninterrupted_one(
     prepared_root: Path,
@@ -240,7 +241,7 @@ def test_run_killed_within_an_epoch_ends_as_an_uninterrupted_one(
     reached: str,
 ) -> None:
     # 12 steps per epoch; the buffer holds a few row groups, so that some are passed over unread.
-    settings = {"epochs": 3, "shuffle_rows": 450, "run": "mine"}
+    settings = {"epochs": 3, "shuffle_rows": 450, "run": "mine", "weight_decay": 1.5}
     config = config_of(prepared_root, model={"dropout": 0.2}, train=settings)
     straight, _ = run(config, ranks)
     weights, curves = weights_of(config), read_curves(load(config.models_root, "afm").folder)
@@ -596,7 +597,13 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-CLIPPED = ("train.clip_norm=0.02", "train.schedule={warmup: 3, plateau: {}}", "model.name=fwfm")
+CLIPPED = (
+    "train.clip_norm=0.02",
+    "train.weight_decay=5",
+    "train.table_rate=0.9",
+    "train.schedule={warmup: 3, plateau: {}}",
+    "model.name=fwfm",
+)
 
 
 ONE_MACHINE = ("-np", "2")
