@@ -20,7 +20,8 @@ import jobs.train
 import jobs.tune
 from conf.load import ConfigError, load
 from conf.schema import Config
-from tests.jobs.bad_input import Case, all_cases, as_parquet, data_cases, log
+from tests.jobs.bad_inputs import all_cases, data_cases
+from tests.jobs.bad_inputs.case import Case, as_parquet, log
 from tests.jobs.damage import Found, all_found
 from tests.jobs.endings import MOST_SECONDS, ending_of, wrong_tables
 from tests.tally import Tally

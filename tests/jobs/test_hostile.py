@@ -22,7 +22,8 @@ import jobs.tune
 from conf.load import load
 from conf.schema import Config
 from jobs.door import message
-from tests.jobs.bad_input import FIELDS, KEYS, TEXTS, log
+from tests.jobs.bad_inputs.case import FIELDS, KEYS, log
+from tests.jobs.bad_inputs.values import TEXTS
 
 pytestmark = pytest.mark.spark
 
