@@ -27,6 +27,8 @@ from tests.jobs.commands import ENVIRONMENT, ROOT
 from tests.jobs.scored import CROSSES, FIELDS, small_log
 from tests.tally import Kind
 
+MOMENTS = 20
+"""How often each thing is killed."""
 Rows = dict[str, list[str]]
 """Of each table, its rows as text."""
 

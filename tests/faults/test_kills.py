@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.pipeline import (
+    MOMENTS,
     Pipeline,
     Rows,
     all_rows,
@@ -25,8 +26,6 @@ from tests.faults.pipeline import (
 from tests.tally import Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
-
-MOMENTS = 20
 
 
 def test_drivers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:

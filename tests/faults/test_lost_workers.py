@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from tests.faults.pipeline import (
+    MOMENTS,
     Pipeline,
     Rows,
     clear,
@@ -27,8 +28,6 @@ from tests.jobs.cluster import Cluster, standalone_cluster
 from tests.tally import Kind, Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
-
-MOMENTS = 20
 
 
 def kill_often(

@@ -19,11 +19,10 @@ from tests.afm.test_interruption import (  # noqa: F401  fixtures
     wait_for_step,
     workers,
 )
+from tests.faults.pipeline import MOMENTS
 from tests.tally import Tally
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
-
-MOMENTS = 20
 
 
 def test_ranks(config_file: Path, start: Start, tally: Tally) -> None:  # noqa: F811
