@@ -3,13 +3,15 @@
 import json
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
+import pytest
+from _pytest.mark import ParameterSet
 from deltalake import DeltaTable
 
 from conf.guess import GuessError
@@ -32,6 +34,30 @@ PLACES = re.compile(
     r"jobs/prepare\.py|jobs/train\.py)\b"
 )
 """Parts of the configuration."""
+
+
+class Named(Protocol):
+    """A case with a name."""
+
+    @property
+    def name(self) -> str:
+        """What the case is called."""
+
+
+def marked(cases: Iterable[Named], always: Set[str]) -> list[ParameterSet]:
+    """Cases to parametrise a test with: of the default suite are those that are named.
+
+    Args:
+        cases: All of them.
+        always: Names.
+
+    Returns:
+        The cases, the others marked as faults.
+    """
+    return [
+        pytest.param(c, id=c.name, marks=[] if c.name in always else pytest.mark.faults)
+        for c in cases
+    ]
 
 
 @dataclass(frozen=True)

@@ -1,41 +1,23 @@
-"""Every bad input ends in a result that holds together, or in one clear message."""
+"""``prepare`` ends on every bad input in a result that holds together, or in one clear message."""
 
-import shutil
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import jobs.evaluate
 import jobs.init
-import jobs.monitor
 import jobs.prepare
-import jobs.score
-import jobs.train
-import jobs.tune
 from conf.load import ConfigError, load
 from conf.schema import Config
 from tests.jobs.bad_inputs import all_cases, data_cases
 from tests.jobs.bad_inputs.case import Case, as_parquet, log
-from tests.jobs.damage import Found, all_found
-from tests.jobs.endings import MOST_SECONDS, ending_of, wrong_tables
+from tests.jobs.endings import MOST_SECONDS, ending_of, marked, wrong_tables
 from tests.tally import Tally
 
 CASES = all_cases()
-FOUND = all_found()
-MAINS = {
-    "prepare": jobs.prepare.main,
-    "train": jobs.train.main,
-    "tune": jobs.tune.main,
-    "evaluate": jobs.evaluate.main,
-    "score": jobs.score.main,
-    "monitor": jobs.monitor.main,
-}
 ALWAYS = {
     *(
         "yaml: laughs",
@@ -47,17 +29,9 @@ ALWAYS = {
     *("csv: all short", "csv: two columns alike", "csv: random bytes", "csv: nul bytes"),
     *("json: cut line", "json: keys of two cases", "parquet: float key", "parquet: no rows"),
     *("file: cut", "file: two schemas", "log: one class", "expression: two statements"),
-    *("numbers, all, minmax", "score: manifest.json cut", "train: features file cut"),
+    "numbers, all, minmax",
 }
 """A few of each kind, in the default suite; the rest are tried by ``make test-faults``."""
-
-
-def tried(cases: list[Case] | list[Found]) -> list[object]:
-    """The cases, marked."""
-    return [
-        pytest.param(c, id=c.name, marks=[] if c.name in ALWAYS else pytest.mark.faults)
-        for c in cases
-    ]
 
 
 def kind_of(name: str) -> str:
@@ -77,7 +51,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.spark
 @pytest.mark.timeout(2 * MOST_SECONDS)
-@pytest.mark.parametrize("case", tried([*CASES]))
+@pytest.mark.parametrize("case", marked(CASES, ALWAYS))
 def test_prepare_ends_clearly(spark, tally: Tally, tmp_path: Path, case: Case) -> None:
     path = case.pipeline(tmp_path)
     with tally.bad_input(f"prepare: {kind_of(case.name)}"):
@@ -109,45 +83,6 @@ def test_first_yaml_ends_clearly(tally: Tally, tmp_path: Path) -> None:
             words = [str(source), str(folder / "first.yaml")]
             ended = ending_of(lambda w=words: jobs.init.main(w), (str(folder), "column"))
             assert ended.how != "unclear", (case.name, ended.said)
-
-
-@pytest.fixture(scope="module")
-def pipeline(spark, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder with a log, its tables and a trained model."""
-    folder, threads = tmp_path_factory.mktemp("pipeline"), torch.get_num_threads()
-    sections = {
-        "model": {"embedding_size": 4, "attention_size": 2},
-        "train": {"epochs": 1, "batch_size": 64},
-        "score": {"context": {"city": "c1"}},
-    }
-    path = Case("good", as_parquet(log(400)), "result", sections).pipeline(folder)
-    jobs.prepare.main(load(path))
-    jobs.train.main(load(path))
-    yield folder
-    torch.set_num_threads(threads)
-
-
-@pytest.mark.spark
-@pytest.mark.timeout(2 * MOST_SECONDS)
-@pytest.mark.parametrize("found", tried([*FOUND]))
-def test_jobs_end_clearly_on_what_they_find(
-    pipeline: Path, tally: Tally, tmp_path: Path, found: Found
-) -> None:
-    folder = tmp_path / "p"
-    shutil.copytree(pipeline, folder, symlinks=True)
-    overrides = [o.replace("FOLDER", str(folder)) for o in found.overrides]
-    if found.job == "train" and not found.overrides:
-        overrides.append("train.run=again")  # or else the finished run is all that is looked at
-    found.damage(folder)
-    with tally.bad_input(f"{found.job}: {'arguments' if found.overrides else 'tables and models'}"):
-        ended = ending_of(
-            lambda: MAINS[found.job](
-                load(folder / "bad.yaml", [f"tables.root={folder}/tables", *overrides])
-            ),
-            (str(folder),),
-        )
-        wanted = ("message", "result") if found.may_work else ("message",)
-        assert ended.how in wanted, ended.said
 
 
 TEXT = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=40)
@@ -198,4 +133,4 @@ def test_any_file_is_taken_or_refused(tmp_path: Path, content: bytes) -> None:
 
 def test_the_corpus_is_as_large_as_promised() -> None:
     assert len(CASES) >= 300
-    assert not ALWAYS - {c.name for c in [*CASES, *FOUND]}
+    assert not ALWAYS - {c.name for c in CASES}
