@@ -68,6 +68,7 @@ class Manifest(Section):
     epochs: int
     """Epochs trained; the weights are those of ``best_epoch``."""
     best_epoch: int
+    """From 1; 0 where none is better than the pretrained weights that the run starts from."""
     validation: Metrics
     """Metrics of the best epoch on the validation rows."""
     libraries: dict[str, str]

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from afm.artifact import Epoch, replace_file
+from afm.metrics import Metrics
 from afm.order import Leg
 
 FOLDER, FILE = "checkpoint", "state.safetensors"
@@ -26,6 +27,8 @@ FOLDER, FILE = "checkpoint", "state.safetensors"
 class Position:
     """How far a run has come."""
 
+    start: Metrics | None = None
+    """Validation metrics of the weights that it starts from, where these are trained already."""
     curves: tuple[Epoch, ...] = ()
     """The epochs that are over."""
     legs: tuple[Leg, ...] = ()

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Protocol, TextIO
 
 from afm.artifact import Epoch
+from afm.metrics import Metrics
 
 LIVE_SECONDS, LOG_SECONDS = 0.2, 30.0
 
@@ -124,6 +125,19 @@ class Progress:
             f"communicating {_mean(epoch.time.ranks):.0%}{'  best' if best else ''}",
             passing=bool(self._begin),
         )
+
+    def start(self, metrics: Metrics) -> None:
+        """Shows how good the pretrained weights are that training starts from.
+
+        Args:
+            metrics: Of the validation rows.
+        """
+        self._tell("step", step="start", **self._part, validation=asdict(metrics))
+        if self._begin and not self._live:
+            return
+        begin, auc, log_loss = self._begin, metrics.auc, metrics.log_loss
+        line = f"{begin}start: validation AUC {auc:.4f}  log loss {log_loss:.4f}"
+        self._write(line, passing=bool(begin))
 
     def note(self, text: str) -> None:
         """Shows a line of text.

@@ -25,25 +25,30 @@ def quality(metrics: Metrics, stop_on: StopOn) -> float:
     return value if stop_on == "auc" else -value
 
 
-def best_epoch(curves: Sequence[Epoch], stop_on: StopOn) -> int:
+def best_epoch(curves: Sequence[Epoch], stop_on: StopOn, start: Metrics | None = None) -> int:
     """Number of the epoch with the best validation metric, the first of equals.
 
     Args:
         curves: The epochs so far, at least one.
         stop_on: The metric.
+        start: Metrics of the weights before the first epoch, if they count.
 
     Returns:
-        Its number, from 1.
+        Its number, from 1; or 0 for the start.
     """
-    return max(curves, key=lambda epoch: quality(epoch.validation, stop_on)).number
+    qualities = {epoch.number: quality(epoch.validation, stop_on) for epoch in curves}
+    if start is not None:
+        qualities = {0: quality(start, stop_on)} | qualities
+    return max(qualities, key=qualities.__getitem__)
 
 
-def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
+def is_over(curves: Sequence[Epoch], settings: TrainConfig, start: Metrics | None = None) -> bool:
     """Whether training ends here: no epochs left, or too many without a better one.
 
     Args:
         curves: The epochs so far.
         settings: The ``train`` section.
+        start: As in :func:`best_epoch`.
 
     Returns:
         Whether it does.
@@ -51,7 +56,7 @@ def is_over(curves: Sequence[Epoch], settings: TrainConfig) -> bool:
     if not curves:
         return False
     done = len(curves)
-    waited = done - best_epoch(curves, settings.stop_on)
+    waited = done - best_epoch(curves, settings.stop_on, start)
     return done >= settings.epochs or waited >= settings.patience
 
 

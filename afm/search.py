@@ -37,7 +37,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from afm.artifact import LATEST, Epoch, point_latest, read_curves, replace_file
+from afm.artifact import LATEST, Epoch, Manifest, point_latest, read_curves, replace_file
 from afm.errors import DivergedError, EndedEarly, TrainError
 from afm.metrics import Metrics
 from afm.progress import Progress, Tell, tell_nobody
@@ -115,9 +115,9 @@ def search(
         trial_config = config_of(config, values, folder, number)
         progress = Progress(stream, part_of=f"trial {number}/{tune.trials}", tell=tell)
         state: State = "finished"
-        begin = time.monotonic()
+        begin, manifest = time.monotonic(), None
         try:
-            train(trial_config, ranks, progress, device, watch)
+            manifest = train(trial_config, ranks, progress, device, watch)
         except EndedEarly:
             state = "pruned"
         except DivergedError:
@@ -126,7 +126,7 @@ def search(
             run = Path(trial_config.model.name) / str(trial_config.train.run)
             if state == "finished":
                 seen = read_curves(folder / run)
-            trial = book.record(state, seen, time.monotonic() - begin, str(run))
+            trial = book.record(state, seen, manifest, time.monotonic() - begin, str(run))
             is_best = book.trials[0] == trial
             progress.note(
                 line(trial, tune.trials, config.train.stop_on) + ("  best" if is_best else "")
@@ -213,12 +213,20 @@ class Book:
                 return True
         return False
 
-    def record(self, state: State, curves: Sequence[Epoch], seconds: float, run: str) -> Trial:
+    def record(
+        self,
+        state: State,
+        curves: Sequence[Epoch],
+        manifest: Manifest | None,
+        seconds: float,
+        run: str,
+    ) -> Trial:
         """Ends the present trial.
 
         Args:
             state: How it ended.
             curves: Its epochs.
+            manifest: That of its run, if it finished.
             seconds: How long it took.
             run: Its folder within that of the search.
 
@@ -227,12 +235,17 @@ class Book:
         """
         for epoch in curves[self._reported :]:
             self._report(epoch)
-        best = best_epoch(curves, self._metric) if curves else 0
+        best, metrics = 0, None
+        if manifest:
+            best, metrics = manifest.best_epoch, asdict(manifest.validation)
+        elif curves:
+            best = best_epoch(curves, self._metric)
+            metrics = asdict(curves[best - 1].validation)
         self._end(
             {
                 "number": len(self._ended()) + 1,
                 "state": state,
-                "metrics": asdict(curves[best - 1].validation) if curves else None,
+                "metrics": metrics,
                 "best_epoch": best,
                 "epochs": len(curves),
                 "seconds": seconds,

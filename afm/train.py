@@ -8,7 +8,7 @@ step, rank).
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 
 import numpy as np
@@ -52,6 +52,10 @@ class Trainee:
     position: Position
     best: dict[str, Tensor]
     """Weights of the best epoch so far; only the leader keeps them."""
+
+    def hold_best(self) -> None:
+        """Keeps the weights as they are as those of the best epoch so far."""
+        self.best = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
 
     def settle(self) -> None:
         """Ends an epoch: from here to the next step the weights are those of the model."""
@@ -119,13 +123,16 @@ def _train(
     trainee = _start(plan, ranks, machine, device)
     if ranks.leads and trainee.position != Position():
         progress.note(f"resuming run {plan.folder.name} {_reached(trainee.position)}")
+    if trainee.position == Position() and plan.pretrained is not None:
+        _measure_start(plan, trainee, ranks, progress, device)
     settings = plan.config.train
     names = settings.logs if ranks.leads else ()
     with open_logs(names, plan, trainee.position.curves) as logs:
         with Writer(plan.folder) as writer, ExitStack() as reading:
             number = len(trainee.position.curves) + 1
             batches = reading.enter_context(closing(_read(plan, number, trainee.position.legs)))
-            while not is_over(trainee.position.curves, settings):
+            start = trainee.position.start
+            while not is_over(trainee.position.curves, settings, start):
                 if trainee.position.curves:
                     watch(trainee.position.curves)
                 loss, speed, time = _train_epoch(
@@ -136,13 +143,12 @@ def _train(
                     batches = reading.enter_context(closing(_read(plan, number + 1)))
                 validation = measure(trainee.model, plan.validation, ranks, device, settings.loss)
                 epoch = Epoch(number, loss, validation, speed, time)
-                trainee.position = Position(curves=(*trainee.position.curves, epoch))
+                trainee.position = Position(start, (*trainee.position.curves, epoch))
                 if ranks.leads:
-                    best = best_epoch(trainee.position.curves, settings.stop_on)
+                    best = best_epoch(trainee.position.curves, settings.stop_on, start)
                     is_best = best == epoch.number
                     if is_best:
-                        state = trainee.model.state_dict()
-                        trainee.best = {name: tensor.clone() for name, tensor in state.items()}
+                        trainee.hold_best()
                     _keep(plan, trainee, writer)
                     logs.epoch(trainee.position.curves)
                     progress.epoch(epoch, settings.epochs, is_best)
@@ -250,8 +256,8 @@ def _train_epoch(
             sums = torch.tensor([[loss.item(), weight]], dtype=torch.float64)
             (everyones,) = ranks.gather(sums)  # (size, 2)
             _check_finite(everyones.sum().item(), number, settings)
-            trainee.position = Position(
-                curves=before.curves,
+            trainee.position = replace(
+                before,
                 legs=onward(before.legs, ranks.size, step - before.steps),
                 sums=tuple((a, b) for a, b in everyones.tolist()),
             )
@@ -301,6 +307,17 @@ def _start(plan: Plan, ranks: Ranks, machine: Machine | None, device: torch.devi
     return trainee
 
 
+def _measure_start(
+    plan: Plan, trainee: Trainee, ranks: Ranks, progress: Progress, device: torch.device
+) -> None:
+    """Measures the FM that a model starts from: an epoch that is worse is none to keep."""
+    start = measure(trainee.model, plan.validation, ranks, device, plan.config.train.loss)
+    trainee.position = Position(start)
+    if ranks.leads:
+        trainee.hold_best()
+        progress.start(start)
+
+
 def _reached(position: Position) -> str:
     """How far a run has come, in words."""
     if position.legs:
@@ -324,7 +341,8 @@ def _keep(plan: Plan, trainee: Trainee, writer: Writer) -> None:
 def _finish(plan: Plan, trainee: Trainee, ranks: Ranks, logs: Logs) -> Manifest:
     """Writes the model folder; the checkpoint is of no use then."""
     curves = trainee.position.curves
-    best = best_epoch(curves, plan.config.train.stop_on)
+    start = trainee.position.start
+    best = best_epoch(curves, plan.config.train.stop_on, start)
     manifest = Manifest(
         run=plan.folder.name,
         identity=plan.identity,
@@ -336,7 +354,7 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks, logs: Logs) -> Manifest:
         ranks=ranks.size,
         epochs=len(curves),
         best_epoch=best,
-        validation=curves[best - 1].validation,
+        validation=start if start and not best else curves[best - 1].validation,
         libraries=libraries(),
         revision=revision(),
     )

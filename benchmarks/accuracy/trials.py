@@ -94,7 +94,6 @@ def draw(model: str, number: int) -> Options:
         options["train.table_rate"] = own.choice((0.0, 0.02, 0.1))
     if model == "afm":
         options["model.attention_size"] = own.choice((8, 16, 32))
-        options["model.pair_bias"] = own.choice((False, True))
         options["train.l2.attention"] = _log_uniform(own, 1e-5, 1e-1)
     return options
 

@@ -20,6 +20,7 @@ from conf.training import ModelConfig
 from features.spec import FeatureSpec
 from tests.afm.planted import write_prepared
 from tests.afm.some_metrics import smooth
+from tests.afm.test_train import Killed, kill_at_step
 
 ConfigOf = Callable[..., Config]
 Run = Callable[..., Manifest]
@@ -60,6 +61,33 @@ def test_folder_of_a_run_can_be_named(prepared_root: Path, run: Run) -> None:
     named = load(prepared_root / "models", "fm", first.run).weights["linear"]
     np.testing.assert_allclose(weights(prepared_root, "afm")["linear"], named, atol=1e-9)
     assert not np.allclose(weights(prepared_root, "fm")["linear"], named, atol=1e-3)
+
+
+def test_start_stays_where_no_epoch_is_better(prepared_root: Path, run: Run) -> None:
+    fm = run(model={"name": "fm"}, train={"epochs": 6})
+    spoilt = run(model={"pretrained": "fm"}, train={"epochs": 9, "learning_rate": 0.5})
+    assert (spoilt.best_epoch, spoilt.epochs) == (0, spoilt.config.train.patience)
+    assert smooth(spoilt.validation) == pytest.approx(smooth(fm.validation), abs=1e-5)
+    ours, theirs = weights(prepared_root, "afm"), weights(prepared_root, "fm")
+    for name, array in theirs.items():
+        np.testing.assert_array_equal(ours[name].ravel(), array.ravel(), err_msg=name)
+
+
+def test_killed_run_remembers_its_start(
+    prepared_root: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(model={"name": "fm"}, train={"epochs": 6})
+    settings = {"epochs": 9, "learning_rate": 0.5, "checkpoint_steps": 5, "run": "mine"}
+    with monkeypatch.context() as patch:
+        kill_at_step(patch, 15)
+        with pytest.raises(Killed):
+            run(model={"pretrained": "fm"}, train=settings)
+    with monkeypatch.context() as patch:
+        patch.setattr("afm.train.start_from", lambda *_: None)  # the checkpoint has all
+        resumed = run(model={"pretrained": "fm"}, train=settings)
+    assert resumed.best_epoch == 0
+    ours, theirs = weights(prepared_root, "afm"), weights(prepared_root, "fm")
+    np.testing.assert_array_equal(ours["embedding"], theirs["embedding"])
 
 
 def test_another_fm_makes_another_run(run: Run) -> None:

@@ -74,8 +74,10 @@ def test_terminal_shows_speed_loss_and_time_left_in_one_line(clock: Clock) -> No
 
 def test_notes_are_lines(clock: Clock) -> None:
     stream = io.StringIO()
-    Progress(stream, clock).note("resuming")
-    assert stream.getvalue() == "resuming\n"
+    progress = Progress(stream, clock)
+    progress.start(EPOCH.validation)
+    progress.note("resuming")
+    assert stream.getvalue() == "start: validation AUC 0.7512  log loss 0.5555\nresuming\n"
 
 
 def test_epochs_of_a_part_leave_no_lines(clock: Clock) -> None:
