@@ -316,7 +316,8 @@ def cases() -> Iterator[Case]:
         if isinstance(moment, str):
             days = pd.Series([f"2024-01-{1 + n // 5:02}" for n in range(ROWS)])
             times = days.where(days.index % 12 != 1, moment)
-        frame = log(t=times, clicked=log().index // 3 % 2)  # in each part are both
+        labels = log().index * 5 // 12 % 2  # in each part are both, and so are they of odd times
+        frame = log(t=times, clicked=labels)
         yield Case(f"time: {name}", as_parquet(frame), "result", sections, rows=ROWS)
     weights = [WEIGHTS[n // 4 % len(WEIGHTS)] if n % 4 == 1 else 1.5 for n in range(ROWS)]
     odd_weights = {"weight": "w", "quality": {"max_share": 0.5}}
