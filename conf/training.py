@@ -156,7 +156,8 @@ class TrainConfig(Section):
         ge=0,
         description="Decoupled weight decay (AdamW) of the embeddings: at each step all of them, "
         "looked up or not, shrink by `learning_rate` times this, so that those of rare values stay "
-        "small; try 0.05 to 1. The penalties of `l2` act on what the batch looks up only.",
+        "small. One that is not looked up is half as long after 0.7 / (`learning_rate` x this) "
+        "steps; try values that make these some epochs. `l2` acts on what the batch looks up only.",
     )
     stop_on: StopOn = Field(
         "auc",
