@@ -63,7 +63,9 @@ def gradients(
             W.grad += 2 * l2.attention / size * W.detach()
         return found
     vectors, linear = (t.detach() for t in model.look_up(rows))
-    vectors = (vectors * shrinkage).requires_grad_()
+    if shrinkage != 1:
+        vectors *= shrinkage  # a copy of what the table has
+    vectors.requires_grad_()
     linear.requires_grad_()
     with torch.autocast(rows.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
         scores = model.logits(vectors, linear, x)
