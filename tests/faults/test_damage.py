@@ -16,7 +16,7 @@ from tests.faults.pipeline import (
 )
 from tests.tally import Tally
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
 
 
 def truncated(file: Path) -> None:

@@ -23,7 +23,7 @@ from tests.faults.pipeline import (
 )
 from tests.tally import Tally
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
 
 PAGE = 4096
 

@@ -25,7 +25,7 @@ from tests.faults.pipeline import (
 )
 from tests.tally import Tally
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
 
 
 def test_drivers(spark, base: Pipeline, longer: Rows, tally: Tally, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.faults.pipeline import (
 from tests.jobs.cluster import Cluster, standalone_cluster
 from tests.tally import Kind, Tally
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
 
 
 def kill_often(

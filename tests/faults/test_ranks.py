@@ -22,7 +22,7 @@ from tests.afm.test_interruption import (  # noqa: F401  fixtures
 from tests.faults.pipeline import MOMENTS
 from tests.tally import Tally
 
-pytestmark = [pytest.mark.faults, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 
 def test_ranks(config_file: Path, start: Start, tally: Tally) -> None:  # noqa: F811

@@ -18,7 +18,7 @@ from tests.faults.pipeline import (
 )
 from tests.tally import Tally
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
 
 
 def at_once(*commands: list[str]) -> list[str]:

@@ -17,7 +17,7 @@ from tests.jobs.cluster import Cluster, standalone_cluster
 from tests.jobs.commands import train
 from tests.jobs.scored import CROSSES, FIELDS, small_log
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
 
 RANKS = 3
 

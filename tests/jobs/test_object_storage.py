@@ -21,7 +21,7 @@ from tests.faults.pipeline import SMALL, done_here
 from tests.jobs.commands import ENVIRONMENT, ROOT, command
 from tests.jobs.scored import CROSSES, FIELDS, small_log
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
 
 BUCKET = "lake"
 ON_S3 = f"s3a://{BUCKET}/clicks"

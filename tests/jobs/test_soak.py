@@ -21,9 +21,9 @@ from features.append import append
 from features.prepare import prepare
 from tests.jobs.scored import FIELDS, small_log
 
-pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(2400)]
 
-ROUNDS, WARM, TEN = 50, 10, 10
+ROUNDS, WARM, TEN, WEEK = 50, 10, 10, 5
 
 
 def config_of(folder: Path, log: str) -> Config:
@@ -44,17 +44,18 @@ def config_of(folder: Path, log: str) -> Config:
 
 
 def one_round(spark: Any, folder: Path, number: int) -> None:
-    """A log like the last one, prepared anew; at times a day more; a model; scores; tidying up."""
+    """A log like the last one, prepared; a model; scores; at times a day more, and tidying up."""
     log = small_log(rows=700).sample(frac=1, random_state=number)
     log.iloc[:600].to_parquet(folder / "log.parquet", index=False)
     log.iloc[600:].to_parquet(folder / "day.parquet", index=False)
     config = config_of(folder, "log.parquet")
     prepare(spark, config)
-    if number % 5 == 0:
+    if number % WEEK == 0:
         append(spark, config_of(folder, "day.parquet"))
     train(config, Ranks(), Progress(io.StringIO()), torch.device("cpu"))
     jobs.score.main(config)
-    jobs.maintain.main(config)
+    if number % WEEK == 0:
+        jobs.maintain.main(config)
 
 
 def held(spark: Any, folder: Path) -> dict[str, float]:
