@@ -19,7 +19,7 @@ test: setup ## run the tests, two files at a time
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about an hour)
-	pytest -m faults -n 3 --dist loadfile --no-loadscope-reorder
+	pytest -m faults -n 2 --dist loadfile --no-loadscope-reorder
 
 bench-growth: setup ## prepare of a million rows to a hundred million (about an hour; 20 GB of disk)
 	python benchmarks/bench_growth.py

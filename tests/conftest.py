@@ -79,6 +79,10 @@ def spark() -> Iterator["SparkSession"]:  # noqa: F821  imported late: other tes
         "spark.ui.showConsoleProgress": "false",
         "spark.sql.shuffle.partitions": "2",
         "spark.log.level": "ERROR",
+        # What the pages of the web UI, which is off, would show of the last thousand queries.
+        "spark.sql.ui.retainedExecutions": "10",
+        "spark.ui.retainedJobs": "100",
+        "spark.ui.retainedStages": "100",
         # Compiling a plan takes longer than running it on a few rows.
         "spark.sql.codegen.wholeStage": "false",
         "spark.sql.codegen.factoryMode": "NO_CODEGEN",

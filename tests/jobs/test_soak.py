@@ -24,6 +24,7 @@ from tests.jobs.scored import FIELDS, small_log
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(2400)]
 
 ROUNDS, WARM, TEN, WEEK = 50, 10, 10, 5
+IDLE = 65  # seconds after which Spark's pools, and those of delta-rs, have let their threads go
 
 
 def config_of(folder: Path, log: str) -> Config:
@@ -58,13 +59,18 @@ def one_round(spark: Any, folder: Path, number: int) -> None:
         jobs.maintain.main(config)
 
 
+def python_and_java() -> tuple[psutil.Process, psutil.Process]:
+    """This process and its JVM."""
+    python = psutil.Process()
+    return python, next(p for p in python.children(recursive=True) if p.name() == "java")
+
+
 def held(spark: Any, folder: Path) -> dict[str, float]:
     """What this process and its JVM hold, and what lies on disk."""
     gc.collect()
     jvm = spark.sparkContext._jvm
     jvm.System.gc()
-    python = psutil.Process()
-    java = next(p for p in python.children(recursive=True) if p.name() == "java")
+    python, java = python_and_java()
     heap = jvm.java.lang.management.ManagementFactory.getMemoryMXBean().getHeapMemoryUsage()
     files = [p for p in folder.rglob("*") if p.is_file()]
     logs = [p for p in files if "_delta_log" in p.parts]
@@ -75,16 +81,23 @@ def held(spark: Any, folder: Path) -> dict[str, float]:
         "java MiB": java.memory_info().rss / mib,
         "java heap MiB": heap.getUsed() / mib,
         "handles": python.num_fds() + java.num_fds(),
-        "threads": python.num_threads() + java.num_threads(),
         "files": len(files) - len(logs),
         "data KiB": data / 1024,
         "log KiB": log / 1024,
     }
 
 
+def threads() -> int:
+    """Threads of this process and its JVM that stay when there is nothing to do."""
+    time.sleep(IDLE)
+    return sum(process.num_threads() for process in python_and_java())
+
+
 def test_rounds_leave_nothing_behind(spark, tmp_path: Path, capsys) -> None:
-    rounds = []
+    rounds, idle = [], []
     for number in range(ROUNDS):
+        if number == WARM:
+            idle.append(threads())
         started = time.monotonic()
         one_round(spark, tmp_path, number)
         seconds = time.monotonic() - started
@@ -92,9 +105,11 @@ def test_rounds_leave_nothing_behind(spark, tmp_path: Path, capsys) -> None:
         rounds.append({"seconds": seconds, **held(spark, tmp_path)})
         with capsys.disabled():
             print(f"{number:>3} " + "  ".join(f"{k} {v:.1f}" for k, v in rounds[-1].items()))
+    idle.append(threads())
     table = pd.DataFrame(rounds)
     first, last = table[WARM : WARM + TEN].mean(), table[-TEN:].mean()
     growth = last / first - 1
     print(pd.DataFrame({"first": first, "last": last, "growth": growth}).to_string())
     for name in growth.index.drop(["seconds", "log KiB"]):  # Delta keeps its log for 30 days
         assert growth[name] < 0.05, f"{name} grew by {growth[name]:.1%}"
+    assert idle[1] < 1.05 * idle[0], f"threads: {idle}"
