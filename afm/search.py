@@ -126,7 +126,7 @@ def search(
             run = Path(trial_config.model.name) / str(trial_config.train.run)
             if state == "finished":
                 seen = read_curves(folder / run)
-            trial = book.record(state, seen, manifest, time.monotonic() - begin, str(run))
+            trial = book.record(state, seen, time.monotonic() - begin, str(run), manifest)
             is_best = book.trials[0] == trial
             progress.note(
                 line(trial, tune.trials, config.train.stop_on) + ("  best" if is_best else "")
@@ -217,18 +217,18 @@ class Book:
         self,
         state: State,
         curves: Sequence[Epoch],
-        manifest: Manifest | None,
         seconds: float,
         run: str,
+        manifest: Manifest | None = None,
     ) -> Trial:
         """Ends the present trial.
 
         Args:
             state: How it ended.
             curves: Its epochs.
-            manifest: That of its run, if it finished.
             seconds: How long it took.
             run: Its folder within that of the search.
+            manifest: That of its run, if it finished: the best epoch may be none of these.
 
         Returns:
             The trial.
