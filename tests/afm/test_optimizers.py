@@ -50,7 +50,7 @@ def stepped(model: FM, layout: Layout, settings: TrainConfig) -> dict[str, Tenso
 
 
 def densely_stepped(
-    model: FM, layout: Layout, most: float | None, decay: float
+    model: FM, layout: Layout, most: float | None, decay: float = 0.0
 ) -> tuple[dict[str, Tensor], list[float]]:
     """The weights after steps on all rows of the tables, and the norms of the gradients."""
     parameters = [p for p in model.parameters() if p.requires_grad]
