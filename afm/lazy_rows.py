@@ -17,7 +17,6 @@ Letters: R rows of the tables, K embedding.
 Source: Loshchilov & Hutter, "Decoupled Weight Decay Regularization", ICLR 2019 (AdamW).
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -29,7 +28,7 @@ LEAST = 1e-20
 """The shrinkage below which the table is multiplied by it: float32 goes down to 1e-38."""
 
 
-class LazyRows(ABC):
+class LazyRows:
     """Steps on the rows of two tables that a batch looks up, with a memory of each row.
 
     Args:
@@ -58,17 +57,6 @@ class LazyRows(ABC):
     def state(self) -> dict[str, Tensor]:
         """All that it remembers, to be kept, or filled."""
         return {"shrinkage": self.shrinkage}
-
-    @abstractmethod
-    def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
-        """Steps along the summed gradients of the rows that were looked up.
-
-        Args:
-            rows: Rows that were looked up (N,), integers; below 0 those that count for none.
-            embedding: Gradients of their embeddings (N, K).
-            linear: Gradients of their linear weights (N,).
-            share: Which of the rows to step.
-        """
 
     def shrink(self) -> float:
         """Decays all embeddings by a step.
