@@ -100,10 +100,15 @@ def draw(model: str, number: int) -> Options:
 
 def of_fm(options: Options) -> Options:
     """The options that an FM has too: those of the FM that another model starts from."""
-    own = {"model.pretrained", "model.attention_size", "model.pair_bias", "model.scale"}
-    own |= {"train.l2.attention", "train.table_rate", RATE_OF_FM}
+    of_afm = ("model.attention_size", "model.pair_bias", "model.scale", "train.l2.attention")
+    return {k: v for k, v in _from_nothing(options).items() if k not in of_afm}
+
+
+def _from_nothing(options: Options) -> Options:
+    """The options without an FM to start from: tables are learned at the rate of that FM."""
+    of_start = ("model.pretrained", "train.table_rate", RATE_OF_FM)
     rate = {"train.learning_rate": options[RATE_OF_FM]} if RATE_OF_FM in options else {}
-    return {k: v for k, v in options.items() if k not in own} | rate
+    return {k: v for k, v in options.items() if k not in of_start} | rate
 
 
 _DEFAULTS: Options = {
@@ -151,16 +156,10 @@ def _switch(chosen: Options, key: str, off: Option, on: Option) -> Switch:
 
 
 def _pretraining(chosen: Options) -> Switch:
-    """With an FM to start from or not; what learns anew learns its tables at the FM's rate."""
     key = "model.pretrained"
     if chosen.get(key) is None:
         return Switch(key, chosen, {**chosen, key: "fm"})
-    return Switch(key, of_fm(chosen) | _own_of_afm(chosen), chosen)
-
-
-def _own_of_afm(options: Options) -> Options:
-    own = ("model.attention_size", "model.pair_bias", "train.l2.attention")
-    return {key: options[key] for key in own if key in options}
+    return Switch(key, _from_nothing(chosen), chosen)
 
 
 def _log_uniform(random: Random, low: float, high: float) -> float:
