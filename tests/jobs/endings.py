@@ -36,6 +36,12 @@ PLACES = re.compile(
 """Parts of the configuration."""
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Relative paths lead to a folder of the test."""
+    monkeypatch.chdir(tmp_path)
+
+
 class Named(Protocol):
     """A case with a name."""
 

@@ -14,7 +14,13 @@ from conf.load import ConfigError, load
 from conf.schema import Config
 from tests.jobs.bad_inputs import all_cases, data_cases
 from tests.jobs.bad_inputs.case import Case, as_parquet, log
-from tests.jobs.endings import MOST_SECONDS, ending_of, marked, wrong_tables
+from tests.jobs.endings import (  # noqa: F401  a fixture
+    MOST_SECONDS,
+    elsewhere,
+    ending_of,
+    marked,
+    wrong_tables,
+)
 from tests.tally import Tally
 
 CASES = all_cases()
@@ -41,12 +47,6 @@ def kind_of(name: str) -> str:
     if first in known or first.startswith("fuzzed"):
         return first.split()[0]
     return "configuration" if first.split()[0].isdigit() else "values"
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths lead to a folder of the test."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.mark.spark

@@ -16,7 +16,7 @@ import jobs.tune
 from conf.load import load
 from tests.jobs.bad_inputs.case import Case, as_parquet, log
 from tests.jobs.damage import Found, all_found
-from tests.jobs.endings import MOST_SECONDS, ending_of, marked
+from tests.jobs.endings import MOST_SECONDS, elsewhere, ending_of, marked  # noqa: F401
 from tests.tally import Tally
 
 FOUND = all_found()
@@ -30,12 +30,6 @@ MAINS = {
 }
 ALWAYS = {"score: manifest.json cut", "train: features file cut"}
 """In the default suite; the rest are tried by ``make test-faults``."""
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Relative paths lead to a folder of the test."""
-    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(scope="module")

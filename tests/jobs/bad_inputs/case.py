@@ -12,17 +12,12 @@ import pyarrow as pa
 import yaml
 from pyarrow import parquet
 
+from tests.features.conftest import FIELDS
+
 Ending = Literal["result", "message", "either"]
 Write = Callable[[Path], str]
 """Writes a log below a folder and returns its name there."""
 
-FIELDS: list[dict[str, Any]] = [
-    {"name": "user", "side": "user", "expr": "u", "encode": "index"},
-    {"name": "age", "side": "user", "encode": "value", "impute": "median", "scale": "standard"},
-    {"name": "item", "side": "item", "expr": "i", "encode": "index"},
-    {"name": "tags", "side": "item", "encode": "multi", "max_values": 3},
-    {"name": "city", "side": "context", "encode": "index"},
-]
 KEYS = {"user": "u", "item": "i", "time": "t"}
 NARROW: dict[str, Any] = {
     "keys": {"time": KEYS["time"]},
