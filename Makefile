@@ -21,7 +21,7 @@ test: setup ## run the tests, two files at a time
 test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about an hour)
 	pytest -m faults -n 2 --dist loadfile --no-loadscope-reorder
 
-bench-growth: setup ## prepare of a million rows to a hundred million (about an hour; 20 GB of disk)
+bench-growth: setup ## prepare of a million rows to a hundred million (about a quarter of an hour; 10 GB of disk)
 	python benchmarks/bench_growth.py
 
 bench: bench-features bench-train bench-score ## measure everything side by side with its peers, into build/bench/

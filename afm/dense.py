@@ -1,10 +1,14 @@
 """Steps of the few weights that are not in tables, by torch's own Adam and Adagrad.
 
-Their functions are called as they are: the classes around them take several times as long as such
-small weights need, a tenth of the whole step where there are few fields.
+They are stepped as one vector, by the functions inside of torch's classes: a loop over weights, and
+the classes, take several times as long as a step of so few numbers needs. They are stepped on one
+thread: others would wait for the next step, spinning, and keep the cores from all else.
+
+Letters: N numbers of all weights together.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -13,7 +17,17 @@ from torch.optim.adagrad import adagrad
 from torch.optim.adam import adam
 
 MEMORY = {"adam": ("exp_avg", "exp_avg_sq"), "adagrad": ("sum",)}
-"""What an optimiser remembers of a weight, beside the number of its steps."""
+"""What an optimiser remembers of each number, beside how many steps it has taken."""
+
+
+@contextmanager
+def _on_one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class Dense:
@@ -21,56 +35,57 @@ class Dense:
 
     Args:
         optimizer: Which one, with torch's defaults.
-        weights: The weights by name, changed in place.
+        weights: The weights by name, at least one; they are moved to one after the other in memory,
+            and changed there.
     """
 
     def __init__(
         self, optimizer: Literal["adam", "adagrad"], weights: Mapping[str, Tensor]
     ) -> None:
-        self.weights = dict(weights)
         self._optimizer = optimizer
-        self._memory = {
-            name: {
-                "step": torch.zeros((), device=p.device),
-                **{key: torch.zeros_like(p) for key in MEMORY[optimizer]},
-            }
-            for name, p in weights.items()
-        }
+        self._weights = list(weights.values())
+        self._all = _joined([p.detach() for p in self._weights])
+        parts = self._all.split_with_sizes([p.numel() for p in self._weights])
+        for p, part in zip(self._weights, parts, strict=True):
+            p.data = part.view_as(p)
+        self._steps = torch.zeros(())
+        self._memory = {key: torch.zeros_like(self._all) for key in MEMORY[optimizer]}
+
+    def __len__(self) -> int:
+        return len(self._all)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that it remembers, to be kept, or filled."""
-        return {
-            f"{name}/{key}": tensor
-            for name, memory in self._memory.items()
-            for key, tensor in memory.items()
-        }
+        return {"steps": self._steps, **self._memory}
 
-    @property
-    def gradients(self) -> list[Tensor]:
-        """Where ``backward`` has left them."""
-        return [p.grad for p in self.weights.values() if p.grad is not None]
+    def take_gradients(self) -> Tensor:
+        """Removes the gradients from where ``backward`` has left them.
+
+        Returns:
+            The gradients (N,), 0 for weights that have none.
+        """
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._weights]
+        for p in self._weights:
+            p.grad = None
+        return _joined(gradients)
 
     @torch.no_grad()
-    def step(self, learning_rate: float) -> None:
-        """Steps along the gradients, and removes them.
+    @_on_one_thread()
+    def step(self, learning_rate: float, gradients: Tensor) -> None:
+        """Steps along gradients.
 
         Args:
             learning_rate: The step size.
+            gradients: As :meth:`take_gradients` returns them (N,), perhaps summed.
         """
-        there = [name for name, p in self.weights.items() if p.grad is not None]
-        weights, gradients = [self.weights[name] for name in there], self.gradients
-
-        def remembered(key: str) -> list[Tensor]:
-            return [self._memory[name][key] for name in there]
-
-        steps = remembered("step")
+        weights, steps = [self._all], [self._steps]
         if self._optimizer == "adam":
             adam(
                 weights,
-                gradients,
-                remembered("exp_avg"),
-                remembered("exp_avg_sq"),
+                [gradients],
+                [self._memory["exp_avg"]],
+                [self._memory["exp_avg_sq"]],
                 [],
                 steps,
                 fused=True,
@@ -85,8 +100,8 @@ class Dense:
         else:
             adagrad(
                 weights,
-                gradients,
-                remembered("sum"),
+                [gradients],
+                [self._memory["sum"]],
                 steps,
                 fused=True,
                 lr=learning_rate,
@@ -95,5 +110,7 @@ class Dense:
                 eps=1e-10,
                 maximize=False,
             )
-        for p in weights:
-            p.grad = None
+
+
+def _joined(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])

@@ -52,7 +52,8 @@ class Optimizers:
     @property
     def state(self) -> dict[str, Tensor]:
         """All that they remember, to be kept, or filled."""
-        return self.dense.state | {f"lazy/{key}": t for key, t in self.lazy.state.items()}
+        parts = {"dense": self.dense.state, "lazy": self.lazy.state}
+        return {f"{part}/{key}": t for part, state in parts.items() for key, t in state.items()}
 
     def step(
         self,
@@ -76,15 +77,17 @@ class Optimizers:
             RankLost: Another rank has failed.
         """
         self.lazy.learning_rate = learning_rate * self.table_rate
-        ranks.add_up(self.dense.gradients)
+        gradients = self.dense.take_gradients()
+        if ranks.size > 1:
+            gradients = ranks.sum(gradients)
         look_ups = of_all_ranks(ranks, rows, embedding, linear)
         if self.clip_norm is not None:
             # Only sums have the norm that the tables' gradients would have. They are summed once
             # more in the step, which costs little: by now each row comes once.
             distinct, sums = sum_rows(*look_ups)
-            clip([sums, *self.dense.gradients], self.clip_norm)
+            clip([sums, gradients], self.clip_norm)
             look_ups = distinct, sums[:, :-1], sums[:, -1]
-        self.dense.step(learning_rate)
+        self.dense.step(learning_rate, gradients)
         self.lazy.step(*look_ups)
         if self.lazy.should_settle:
             self.lazy.settle()

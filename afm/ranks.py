@@ -6,7 +6,7 @@ ranks may be lost, and come, while they work.
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -93,23 +93,6 @@ class Ranks:
         yield
         if self.leads:
             self.share("")
-
-    def add_up(self, tensors: Sequence[Tensor]) -> None:
-        """Replaces tensors by the sums of all ranks' ones.
-
-        Args:
-            tensors: Tensors, of the same shapes on every rank.
-
-        Raises:
-            RankLost: Another rank has failed.
-        """
-        if self.size == 1 or not tensors:
-            return
-        # As one: small ones take as long to send as it takes to start.
-        sums = self.sum(torch.cat([t.flatten() for t in tensors]))
-        parts = sums.split_with_sizes([t.numel() for t in tensors])
-        for tensor, part in zip(tensors, parts, strict=True):
-            tensor.copy_(part.view_as(tensor))
 
     def sum(self, values: Tensor) -> Tensor:
         """Adds up the ranks' values, element by element.

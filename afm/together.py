@@ -50,11 +50,10 @@ class Together:
             table.data = machine.share(table.data)
         optimizers.lazy.move(model.embedding, model.linear, machine.share)
         look_ups, size = most * slots, model.embedding.shape[1]
-        others = sum(weight.numel() for weight in optimizers.dense.weights.values())
         self._rows = machine.share(torch.empty(look_ups, dtype=torch.int64))
         self._embedding = machine.share(model.embedding.new_empty(look_ups, size))
         self._linear = machine.share(model.linear.new_empty(look_ups))
-        self._dense = machine.share(model.linear.new_empty(ranks.size, others))
+        self._dense = machine.share(model.linear.new_empty(ranks.size, len(optimizers.dense)))
         self._norms = machine.share(model.linear.new_empty(ranks.size))
 
     @classmethod
@@ -107,14 +106,9 @@ class Together:
         dense, lazy = self._optimizers.dense, self._optimizers.lazy
         looked_up = rows if x is None else torch.where(x != 0, rows, -1)
         self._rows[self._slice(first, len(rows))] = looked_up.flatten()
-        gradients = dense.gradients
-        sizes = [gradient.numel() for gradient in gradients]
-        own = self._dense[self._share.number, : sum(sizes)]
-        torch.cat([gradient.flatten() for gradient in gradients], out=own)
+        self._dense[self._share.number] = dense.take_gradients()
         self._machine.meet()
-        sums = self._dense[:, : sum(sizes)].sum(dim=0)
-        for gradient, total in zip(gradients, sums.split_with_sizes(sizes), strict=True):
-            gradient.copy_(total.view_as(gradient))
+        gradients = self._dense.sum(dim=0)
         every = self._slice(0, global_rows)
         look_ups = self._rows[every], self._embedding[every], self._linear[every]
         lazy.learning_rate = learning_rate * self._optimizers.table_rate
@@ -123,12 +117,12 @@ class Together:
             distinct, sums = sum_rows(*look_ups, self._share)
             self._norms[self._share.number] = norm_of([sums])
             self._machine.meet()
-            norm = norm_of([self._norms, *gradients])
-            scale_down([sums, *gradients], norm, most)
+            norm = norm_of([self._norms, gradients])
+            scale_down([sums, gradients], norm, most)
             lazy.step(distinct, sums[:, :-1], sums[:, -1])
         else:
             lazy.step(*look_ups, self._share)
-        dense.step(learning_rate)
+        dense.step(learning_rate, gradients)
         self._machine.meet()
         if lazy.should_settle:
             self.settle()
