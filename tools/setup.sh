@@ -77,7 +77,9 @@ uv() { .venv/bin/uv --no-progress "$@" --python .venv/bin/python; }
 install_packages() {
     cmp -s requirements.txt "$packages" && return
     rm -f "$packages"
-    uv pip sync requirements.txt
+    # Bytecode, too: where PYTHONDONTWRITEBYTECODE is set, as in many images, each process would
+    # compile all that it imports anew, which takes longer than the imports.
+    uv pip sync --compile-bytecode requirements.txt
     cp requirements.txt "$packages.part"
     mv "$packages.part" "$packages"
 }
@@ -85,7 +87,7 @@ install_packages() {
 install_horovod() {
     local wheel
     wheel=$(.venv/bin/python tools/build_horovod.py)
-    uv pip install --no-deps --reinstall "$wheel"
+    uv pip install --no-deps --reinstall --compile-bytecode "$wheel"
     .venv/bin/python -c 'import horovod.torch; assert horovod.torch.gloo_built()'
     horovod_options >"$options" || rm "$options"
 }

@@ -60,7 +60,8 @@ def start(config_file: Path) -> Iterator[Start]:
     def one(*options: str, models: str = "models") -> subprocess.Popen[str]:
         root = f"tables.models={config_file.parent / models}"
         run = subprocess.Popen(
-            ["horovodrun", *options, "python", "jobs/train.py", str(config_file), root],
+            # With --gloo it does not import torch to see whether it could use MPI.
+            ["horovodrun", "--gloo", *options, "python", "jobs/train.py", str(config_file), root],
             cwd=ROOT,
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
