@@ -35,51 +35,42 @@ class Dense:
 
     Args:
         optimizer: Which one, with torch's defaults.
-        weights: The weights by name, at least one; they are moved to one after the other in memory,
-            and changed there.
+        weights: The weights by name, at least one. They, and their gradients, are moved to one
+            after the other in memory, and changed there.
     """
 
     def __init__(
         self, optimizer: Literal["adam", "adagrad"], weights: Mapping[str, Tensor]
     ) -> None:
         self._optimizer = optimizer
-        self._weights = list(weights.values())
-        self._all = _joined([p.detach() for p in self._weights])
-        parts = self._all.split_with_sizes([p.numel() for p in self._weights])
-        for p, part in zip(self._weights, parts, strict=True):
-            p.data = part.view_as(p)
+        self._weights = torch.cat([p.detach().flatten() for p in weights.values()])
+        self.gradients = torch.zeros_like(self._weights)
+        """Where ``backward`` leaves them (N,); 0 for weights that it does not reach."""
+        sizes = [p.numel() for p in weights.values()]
+        parts = self._weights.split_with_sizes(sizes), self.gradients.split_with_sizes(sizes)
+        for p, weight, gradient in zip(weights.values(), *parts, strict=True):
+            p.data, p.grad = weight.view_as(p), gradient.view_as(p)
         self._steps = torch.zeros(())
-        self._memory = {key: torch.zeros_like(self._all) for key in MEMORY[optimizer]}
+        self._memory = {key: torch.zeros_like(self._weights) for key in MEMORY[optimizer]}
 
     def __len__(self) -> int:
-        return len(self._all)
+        return len(self._weights)
 
     @property
     def state(self) -> dict[str, Tensor]:
         """All that it remembers, to be kept, or filled."""
         return {"steps": self._steps, **self._memory}
 
-    def take_gradients(self) -> Tensor:
-        """Removes the gradients from where ``backward`` has left them.
-
-        Returns:
-            The gradients (N,), 0 for weights that have none.
-        """
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._weights]
-        for p in self._weights:
-            p.grad = None
-        return _joined(gradients)
-
     @torch.no_grad()
     @_on_one_thread()
     def step(self, learning_rate: float, gradients: Tensor) -> None:
-        """Steps along gradients.
+        """Steps along gradients, and sets those that ``backward`` has left to 0.
 
         Args:
             learning_rate: The step size.
-            gradients: As :meth:`take_gradients` returns them (N,), perhaps summed.
+            gradients: Those, or their sums over all ranks (N,).
         """
-        weights, steps = [self._all], [self._steps]
+        weights, steps = [self._weights], [self._steps]
         if self._optimizer == "adam":
             adam(
                 weights,
@@ -110,7 +101,4 @@ class Dense:
                 eps=1e-10,
                 maximize=False,
             )
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    return torch.cat([tensor.flatten() for tensor in tensors])
+        self.gradients.zero_()

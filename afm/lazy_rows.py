@@ -64,7 +64,8 @@ class LazyRows:
         Returns:
             The shrinkage after it.
         """
-        self.shrinkage *= 1 - self.learning_rate * self.weight_decay
+        if self.weight_decay:
+            self.shrinkage *= 1 - self.learning_rate * self.weight_decay
         return self.shrinkage.item()
 
     @property

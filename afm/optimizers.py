@@ -77,7 +77,7 @@ class Optimizers:
             RankLost: Another rank has failed.
         """
         self.lazy.learning_rate = learning_rate * self.table_rate
-        gradients = self.dense.take_gradients()
+        gradients = self.dense.gradients
         if ranks.size > 1:
             gradients = ranks.sum(gradients)
         look_ups = of_all_ranks(ranks, rows, embedding, linear)

@@ -1,5 +1,12 @@
-"""Starting from a finished FM, as the AFM paper does: its embeddings, linear weights and bias, and
-what encodes its histories.
+"""Starting from a finished FM, as the AFM paper does, or FwFM: from its embeddings, linear weights
+and bias, and what encodes its histories.
+
+An AFM of the scale ``pairs`` starts as exactly that model. With h = 0 attention is the softmax of
+the pairs' bias c, the same for all rows, and for the FwFM's weights r_ij
+
+    Σ_ij r_ij <v_i, v_j> = pᵀ (P Σ_ij a_ij (v_i∘v_j)),    c = ln r,  p = (mean of r, …)
+
+where all r_ij are above 0, as attention is.
 """
 
 from pathlib import Path
@@ -9,13 +16,18 @@ import torch
 
 from afm.artifact import LATEST, load_run, read_manifest
 from afm.errors import ArtifactError
-from afm.model import FM
+from afm.model import AFM, FM
 from conf.schema import Config
 from features.spec import FeatureSpec
 
+NAMES = ("fm", "fwfm")
+"""What other models start from."""
+_LEAST = 1e-3
+"""Of the weights of pairs, 1 in an FM, that attention stands for."""
+
 
 class Pretrained(NamedTuple):
-    """A finished FM that another model starts from."""
+    """A finished model that another starts from."""
 
     folder: Path
     identity: str
@@ -33,21 +45,22 @@ def find_pretrained(config: Config, spec: FeatureSpec) -> Pretrained | None:
         The run; None if none is named.
 
     Raises:
-        ArtifactError: There is no such finished run, or it is no FM, or one of other features, of
-            another K or of histories that are encoded otherwise.
+        ArtifactError: There is no such finished run, or it is one of another model, of other
+            features, of another K or of histories that are encoded otherwise.
     """
     named = config.model.pretrained
     if named is None:
         return None
-    of_name = Path(config.models_root) / "fm" / LATEST
+    of_name = Path(config.models_root) / named / LATEST
     # Resolved once: `latest` may move to another run.
-    folder = (of_name if named == "fm" else Path(named)).resolve()
-    begin, train_it = f"model.pretrained = {named!r}:", "run jobs/train.py with model.name=fm"
+    folder = (of_name if named in NAMES else Path(named)).resolve()
+    begin = f"model.pretrained = {named!r}:"
+    train_it = f"run jobs/train.py with model.name={named if named in NAMES else 'fm'}"
     manifest = read_manifest(folder)
     if manifest is None:
         raise ArtifactError(f"{begin} there is no finished run in {folder}; {train_it} first")
     model = manifest.config.model
-    if model.name != "fm":
+    if model.name != "fm" and not (model.name == "fwfm" and config.model.starts_as_fwfm):
         raise ArtifactError(f"{begin} {folder} is a run of {model.name}, not of fm; {train_it}")
     if manifest.spec_hash != spec.hash:
         lines = "".join(f"\n  {line}" for line in manifest.spec.difference(spec))
@@ -72,7 +85,7 @@ def find_pretrained(config: Config, spec: FeatureSpec) -> Pretrained | None:
 
 @torch.no_grad()
 def start_from(model: FM, pretrained: Pretrained) -> None:
-    """Fills the weights that a model shares with an FM; the others keep their initial values.
+    """Fills the weights that a model shares with another; the rest keep their initial values.
 
     Args:
         model: A new model.
@@ -81,6 +94,12 @@ def start_from(model: FM, pretrained: Pretrained) -> None:
     Raises:
         ArtifactError: The run's weights cannot be read.
     """
-    for name, weight in load_run(pretrained.folder).weights.items():
-        parameter = model.get_parameter(name)
-        parameter.copy_(torch.from_numpy(weight).view_as(parameter))
+    for name, array in load_run(pretrained.folder).weights.items():
+        weight = torch.from_numpy(array)
+        if isinstance(model, AFM) and name == "pair_weights":
+            r = weight.clamp(min=_LEAST)
+            model.attention.pair_bias.copy_(r.log())
+            model.p.fill_(r.mean() if len(r) else 1.0)  # none of a single field
+        else:
+            parameter = model.get_parameter(name)
+            parameter.copy_(weight.view_as(parameter))

@@ -106,7 +106,7 @@ class Together:
         dense, lazy = self._optimizers.dense, self._optimizers.lazy
         looked_up = rows if x is None else torch.where(x != 0, rows, -1)
         self._rows[self._slice(first, len(rows))] = looked_up.flatten()
-        self._dense[self._share.number] = dense.take_gradients()
+        self._dense[self._share.number] = dense.gradients
         self._machine.meet()
         gradients = self._dense.sum(dim=0)
         every = self._slice(0, global_rows)

@@ -11,6 +11,7 @@ import yaml
 
 from afm.artifact import LATEST
 from afm.metrics import Metrics
+from afm.pretrained import NAMES
 from conf.names import digest
 from conf.ranges import with_values
 from conf.schema import Config
@@ -57,8 +58,9 @@ def config_of(config: Config, values: Values, folder: Path, number: int) -> Conf
     run = f"trial_{number}_{digest(json.dumps(values))[:8]}"
     own: Values = {"train.run": run, "tables.models": str(folder), "tune": None}
     trial = with_values(config, values | own)
-    if trial.model.pretrained == "fm":  # of the pipeline, not of the search
-        latest = (Path(config.models_root) / "fm" / LATEST).resolve()
+    start = trial.model.pretrained
+    if start is not None and start in NAMES:  # of the pipeline, not of the search
+        latest = (Path(config.models_root) / start / LATEST).resolve()
         trial = with_values(trial, {"model.pretrained": str(latest)})
     return trial
 

@@ -44,16 +44,27 @@ class ModelConfig(Section):
     init_std: float = Field(0.1, gt=0, description="Standard deviation of initial embeddings.")
     pretrained: str | None = Field(
         None,
-        description="A finished FM to start from, as the paper does: `fm`, this pipeline's latest, "
-        "or the folder of a run of the same features and K. Embeddings, linear weights and bias "
-        "are taken from it.",
+        description="A finished model to start from: `fm`, this pipeline's latest, as the paper "
+        "does; for an AFM also `fwfm`; or the folder of such a run, of the same features and K. "
+        "Embeddings, linear weights and bias are taken from it, and what an FwFM has learned of "
+        "pairs becomes the first attention.",
     )
 
     @model_validator(mode="after")
     def _starts_from_another(self) -> Self:
         if self.pretrained is not None and self.name == "fm":
             raise ValueError("pretrained is for afm and fwfm, which start from an fm; leave it out")
+        if self.pretrained == "fwfm" and not self.starts_as_fwfm:
+            raise ValueError(
+                "pretrained: an fwfm is what an afm starts from, with scale: pairs and pair_bias: "
+                "true, which take its weights of pairs. Set these, or start from fm"
+            )
         return self
+
+    @property
+    def starts_as_fwfm(self) -> bool:
+        """Whether the model can do what an FwFM does."""
+        return self.name == "afm" and self.scale == "pairs" and self.pair_bias
 
 
 class L2(Section):

@@ -57,6 +57,12 @@ void drop(float rate, uint64_t seed, int64_t first, int64_t count, float* number
     }
 }
 
+// Where gradients go: of what was looked up, and of the weights; null for weights that need none.
+struct Gradients {
+    float *embedding, *linear;               // (B, S, K), (B, S)
+    float *W, *b, *h, *pair_bias, *p, *bias;  // (A, K), (A), (A), (P), (K), a number
+};
+
 struct StepScratch {
     ForwardScratch forward;
     BackwardScratch backward;
@@ -134,13 +140,11 @@ void to_slots(const Shape& s, const Batch& batch, const Tables& model, int64_t r
 
 }  // namespace
 
-// Arrays are contiguous. Gradients: of the look-ups, embedding (B, S, K) and linear (B, S); dense,
-// one after the other, of W (A, K), b (A), h (A), pair_bias (P), p (K) and w0. Returns the sum of
-// the rows' losses.
+// Arrays are contiguous. Returns the sum of the rows' losses.
 extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t threads,
                            const float* W, const float* b, const float* h, const Batch* batch,
-                           const Tables* model, const Settings* settings, float* embedding,
-                           float* linear, float* dense) {
+                           const Tables* model, const Settings* settings,
+                           const Gradients* grads) {
     const Shape s{B, F, K, A};
     const Network net(s, W, b, h);
     const Array<float> table = table_of_sums(s, W, h);
@@ -197,7 +201,7 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
             for (int r = 0; r < rows; ++r) {
                 const int64_t slot = (row + r) * batch->S;
                 to_slots(s, *batch, *model, row + r, dv + r * numbers, ds[r], l2,
-                         embedding + slot * K, linear + slot);
+                         grads->embedding + slot * K, grads->linear + slot);
             }
         });
         double* sums = &sums_of_chunks[chunk * all];
@@ -210,7 +214,14 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
     });
     std::vector<double> sums(all);
     for (size_t n = 0; n < sums_of_chunks.size(); ++n) sums[n % all] += sums_of_chunks[n];
-    dense = weights_from_sums(s, W, b, h, sums.data(), dense);
-    std::copy(sums.begin() + size, sums.end() - 1, dense);
+    std::vector<float> dense(A * K + 2 * A + s.P() + K + 1);
+    float* rest = weights_from_sums(s, W, b, h, sums.data(), dense.data());
+    std::copy(sums.begin() + size, sums.end() - 1, rest);
+    const float* from = dense.data();
+    for (const auto& [count, to] : {std::pair{A * K, grads->W}, {A, grads->b}, {A, grads->h},
+                                    {s.P(), grads->pair_bias}, {K, grads->p}, {1, grads->bias}}) {
+        if (to) std::copy_n(from, count, to);
+        from += count;
+    }
     return sums.back();
 }

@@ -24,8 +24,9 @@ def serves(model: torch.nn.Module) -> bool:
     """
     if not isinstance(model, AFM) or model.fields < 2 or not model.training or len(model.history):
         return False
-    fit = all(p.device.type == "cpu" and p.dtype == torch.float32 for p in model.parameters())
-    return fit and cpu.library() is not None
+    table = model.embedding  # the other weights are as it is
+    fits = table.device.type == "cpu" and table.dtype == torch.float32
+    return fits and cpu.library() is not None
 
 
 def gradients(
@@ -42,7 +43,8 @@ def gradients(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log loss of a batch and its gradients, as ``backward`` would leave them.
 
-    Those of the model's weights other than the two tables are set (``Tensor.grad``). It runs on as
+    Those of the model's weights other than the two tables are set (``Tensor.grad``), over what was
+    there. It runs on as
     many threads as torch does; their number does not change the result. Dropout draws from torch's
     global generator.
 
@@ -64,13 +66,16 @@ def gradients(
     size, slots = rows.shape
     attention = model.attention
     units, k = attention.W.shape
-    field_of_slot = model.field_of_slot
-    batch = _Batch(slots, *map(_address, (rows, field_of_slot, x, labels, weights)))
-    tables = (model.embedding, model.linear, attention.pair_bias, model.p, model.bias)
-    seed = int(torch.randint(2**63 - 1, ()))
+    batch = _Batch(slots, *map(_address, (rows, model.field_of_slot, x, labels, weights)))
+    dense = (attention.W, attention.b, attention.h, attention.pair_bias, model.p, model.bias)
+    for weight in dense:
+        if weight.requires_grad and weight.grad is None:
+            weight.grad = torch.empty_like(weight)
     embedding, linear = into or (x.new_empty(size, slots, k), x.new_empty(size, slots))
-    counts = [weight.numel() for weight in _dense(model)]
-    dense = x.new_empty(sum(counts))
+    of_dense = (weight.grad for weight in dense)
+    tables = (model.embedding, model.linear, attention.pair_bias, model.p, model.bias)
+    rates = model.embedding_dropout.p, model.dropout.p
+    seed = int(torch.randint(2**63 - 1, ())) if any(rates) else 0
     kernel = cpu.library()
     assert kernel is not None  # as serves() has seen
     loss = kernel.afm_step(
@@ -78,19 +83,10 @@ def gradients(
         *(c_void_p(_address(t)) for t in (attention.W, attention.b, attention.h)),
         byref(batch),
         byref(_Tables(*map(_address, tables), model.scale, shrinkage)),
-        byref(_Settings(model.embedding_dropout.p, model.dropout.p, seed, 1 / global_rows, l2)),
-        *(c_void_p(_address(t)) for t in (embedding, linear, dense)),
+        byref(_Settings(*rates, seed, 1 / global_rows, l2)),
+        byref(_Gradients(*map(_address, (embedding, linear, *of_dense)))),
     )
-    for weight, grad in zip(_dense(model), dense.split_with_sizes(counts), strict=True):
-        if weight.requires_grad:
-            weight.grad = grad.view(weight.shape)
     return torch.tensor(loss, dtype=torch.float64), embedding, linear
-
-
-def _dense(model: AFM) -> tuple[Tensor, ...]:
-    """The weights but for the tables, in the order of the kernel's gradients."""
-    attention = model.attention
-    return (attention.W, attention.b, attention.h, attention.pair_bias, model.p, model.bias)
 
 
 def _address(tensor: Tensor | None) -> int | None:
@@ -118,4 +114,11 @@ class _Settings(Structure):
     _fields_ = [
         *(("rate_of_fields", c_float), ("rate_of_pooled", c_float), ("seed", c_uint64)),
         *(("share", c_float), ("l2", c_float)),
+    ]
+
+
+class _Gradients(Structure):
+    _fields_ = [
+        (name, c_void_p)
+        for name in ("embedding", "linear", "W", "b", "h", "pair_bias", "p", "bias")
     ]

@@ -23,7 +23,16 @@ from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.reader import open_part
 from afm.train import measure, train
-from benchmarks.accuracy.trials import BATCH, EPOCHS, PATIENCE, RATE_OF_FM, SIZE, Options, of_fm
+from benchmarks.accuracy.trials import (
+    BATCH,
+    EPOCHS,
+    PATIENCE,
+    RATE_OF_FM,
+    RATES_OF_FWFM,
+    SIZE,
+    Options,
+    before,
+)
 from conf.load import load
 from conf.schema import Config
 
@@ -51,7 +60,8 @@ def outcome(trial: dict[str, Any], models: str, ranks: Ranks) -> dict[str, Any]:
             "train.patience": PATIENCE,
             "train.seed": trial["seed"],
         }
-        given = {k: v for k, v in options.items() if v is not None and k != RATE_OF_FM}
+        ours = {k: v for k, v in options.items() if k not in (RATE_OF_FM, *RATES_OF_FWFM)}
+        given = {k: v for k, v in ours.items() if v is not None}
         overrides = [f"{key}={value}" for key, value in (fixed | given).items()]
         yaml, *arguments = trial["pipeline"]
         return load(yaml, [*arguments, *overrides])
@@ -59,8 +69,8 @@ def outcome(trial: dict[str, Any], models: str, ranks: Ranks) -> dict[str, Any]:
     config = configured(trial["model"], trial["options"])
     quiet = Progress(io.StringIO())
     try:
-        if config.model.pretrained:
-            train(configured("fm", of_fm(trial["options"])), ranks, quiet, CPU)
+        for name, options in before(trial["options"]).items():
+            train(configured(name, options), ranks, quiet, CPU)
         manifest = train(config, ranks, quiet, CPU)
     except TrainError as error:  # diverged
         return {"failed": str(error)}
@@ -82,7 +92,7 @@ def outcome(trial: dict[str, Any], models: str, ranks: Ranks) -> dict[str, Any]:
             size=1,
         )
         found["test"] = asdict(measure(model, part, ranks, CPU, config.train.loss))
-    if config.model.name != "fm":  # an FM may yet be started from
+    if config.model.name == "afm":  # from others, one may yet start
         shutil.rmtree(folder)
     return found
 

@@ -19,7 +19,8 @@ SIZE, BATCH, EPOCHS, PATIENCE = 32, 1024, 30, 3
 """The same for all: length of embeddings, rows of a step, most epochs, and epochs without a better
 validation AUC before training stops."""
 RATE_OF_FM = "fm.learning_rate"
-"""An option that is no key of ours: the learning rate of the FM that another model starts from."""
+RATES_OF_FWFM = {"fwfm.learning_rate": "train.learning_rate", "fwfm.table_rate": "train.table_rate"}
+"""Options that are no keys of ours: rates of the FM, or FwFM, that another model starts from."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +58,7 @@ def draw(model: str, number: int) -> Options:
     """The options of a try.
 
     Try 0 takes the defaults. Later ones are drawn, and what all of our models have is the same for
-    all in try n: so the FM that an AFM is pre-trained by is the FM of that try, and costs no
-    further one.
+    all in try n. An FwFM starts from the FM of that try, and an AFM from its FwFM.
 
     Args:
         model: One of ``MODELS``.
@@ -87,28 +87,47 @@ def draw(model: str, number: int) -> Options:
         "model.embedding_dropout": round(shared.uniform(0, 0.7), 2),
         "model.init_std": shared.choice((1e-2, 3e-2, 1e-1)),
     }
-    if model != "fm":  # begins where an FM has ended, as the paper has it, whose tables move less
+    if model != "fm":  # begins where another has ended, as the paper has it; tables move less
         options[RATE_OF_FM] = options["train.learning_rate"]
         options["model.pretrained"] = "fm"
         options["train.learning_rate"] = _log_uniform(own, 3e-4, 1e-2)
         options["train.table_rate"] = own.choice((0.0, 0.02, 0.1))
     if model == "afm":
+        fwfm = draw("fwfm", number)
+        options |= {name: fwfm[key] for name, key in RATES_OF_FWFM.items()}
+        options["model.pretrained"] = "fwfm"
         options["model.attention_size"] = own.choice((8, 16, 32))
         options["train.l2.attention"] = _log_uniform(own, 1e-5, 1e-1)
     return options
 
 
-def of_fm(options: Options) -> Options:
-    """The options that an FM has too: those of the FM that another model starts from."""
+def before(options: Options) -> dict[str, Options]:
+    """The models to be trained before one with these options, in this order, and theirs."""
     of_afm = ("model.attention_size", "model.pair_bias", "model.scale", "train.l2.attention")
-    return {k: v for k, v in _from_nothing(options).items() if k not in of_afm}
+    fm = {k: v for k, v in _from_nothing(options).items() if k not in of_afm}
+    match options.get("model.pretrained"):
+        case None:
+            return {}
+        case "fm":
+            return {"fm": fm}
+    fwfm = {key: options[name] for name, key in RATES_OF_FWFM.items() if name in options}
+    rate = {RATE_OF_FM: options[RATE_OF_FM]} if RATE_OF_FM in options else {}
+    return {"fm": fm, "fwfm": {**fm, **rate, **fwfm, "model.pretrained": "fm"}}
 
 
 def _from_nothing(options: Options) -> Options:
-    """The options without an FM to start from: tables are learned at the rate of that FM."""
-    of_start = ("model.pretrained", "train.table_rate", RATE_OF_FM)
+    """The options without a model to start from: tables are learned at the rate of the first FM."""
+    of_start = ("model.pretrained", "train.table_rate", RATE_OF_FM, *RATES_OF_FWFM)
     rate = {"train.learning_rate": options[RATE_OF_FM]} if RATE_OF_FM in options else {}
     return {k: v for k, v in options.items() if k not in of_start} | rate
+
+
+def _from_fm(options: Options) -> Options:
+    """The options with an FM to start from, if there was an FwFM."""
+    if options.get("model.pretrained") != "fwfm":
+        return options
+    rest = {k: v for k, v in options.items() if k not in RATES_OF_FWFM}
+    return {**rest, "model.pretrained": "fm"}
 
 
 _DEFAULTS: Options = {
@@ -125,7 +144,6 @@ class Switch:
     key: str
     without: Options
     having: Options
-    """One of the two is as it was."""
 
 
 def switches(chosen: Options) -> list[Switch]:
@@ -135,12 +153,15 @@ def switches(chosen: Options) -> list[Switch]:
         chosen: Its options.
 
     Returns:
-        Switches, one side of each being the chosen options.
+        Switches. One side of each is the chosen options, but that an AFM that does without what an
+        FwFM's weights of pairs need starts from an FM on both sides.
     """
+    from_fm = _from_fm(chosen)
     return [
-        _switch(chosen, "model.scale", "none", "pairs"),
-        _pretraining(chosen),
-        _switch(chosen, "model.pair_bias", False, True),
+        _switch(from_fm, "model.scale", "none", "pairs"),
+        Switch("model.pretrained", _from_nothing(chosen), _pretrained(chosen)),
+        Switch("model.pretrained: fwfm", _from_fm(_pretrained(chosen)), _pretrained(chosen)),
+        _switch(from_fm, "model.pair_bias", False, True),
         _switch(chosen, "model.dropout", 0, 0.3),
         _switch(chosen, "model.embedding_dropout", 0, 0.2),
         _switch(chosen, "train.weight_decay", 0, 0.5),
@@ -155,11 +176,9 @@ def _switch(chosen: Options, key: str, off: Option, on: Option) -> Switch:
     return Switch(key, *options)
 
 
-def _pretraining(chosen: Options) -> Switch:
-    key = "model.pretrained"
-    if chosen.get(key) is None:
-        return Switch(key, chosen, {**chosen, key: "fm"})
-    return Switch(key, _from_nothing(chosen), chosen)
+def _pretrained(chosen: Options) -> Options:
+    """The options with a model to start from, if there was none."""
+    return chosen if chosen.get("model.pretrained") else {**chosen, "model.pretrained": "fwfm"}
 
 
 def _log_uniform(random: Random, low: float, high: float) -> float:

@@ -1,4 +1,4 @@
-"""Models that start from a finished FM, and the paper's setting as a whole."""
+"""Models that start from a finished FM or FwFM, and the paper's setting as a whole."""
 
 import io
 from collections.abc import Callable
@@ -10,7 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from afm.artifact import Manifest, load, read_curves
+from afm.artifact import Manifest, load, load_run, read_curves, save
 from afm.errors import ArtifactError
 from afm.progress import Progress
 from afm.ranks import Ranks
@@ -43,14 +43,46 @@ def weights(root: Path, name: str) -> dict[str, np.ndarray]:
     return load(root / "models", name).weights
 
 
-@pytest.mark.parametrize("name", ["afm", "fwfm"])
-def test_model_starts_as_the_finished_fm(prepared_root: Path, run: Run, name: str) -> None:
-    fm = run(model={"name": "fm"}, train={"epochs": 2, "learning_rate": 0.02})
-    started = run(model={"name": name, "pretrained": "fm"}, train=STILL)
-    known = weights(prepared_root, "fm")
+@pytest.mark.parametrize(("name", "start"), [("afm", "fm"), ("fwfm", "fm"), ("afm", "fwfm")])
+def test_model_starts_as_the_finished_one(
+    prepared_root: Path, run: Run, name: str, start: str
+) -> None:
+    finished = run(model={"name": start}, train={"epochs": 2, "learning_rate": 0.02})
+    started = run(model={"name": name, "pretrained": start}, train=STILL)
+    known = weights(prepared_root, start)
+    assert np.ptp(known.pop("pair_weights", [1.0, 1.1])) > 0.05
     for weight, array in known.items():
         np.testing.assert_allclose(weights(prepared_root, name)[weight], array, atol=1e-9)
-    assert smooth(started.validation) == pytest.approx(smooth(fm.validation), abs=1e-5)
+    assert smooth(started.validation) == pytest.approx(smooth(finished.validation), abs=1e-5)
+
+
+def test_attention_stands_for_weights_of_pairs_above_zero(prepared_root: Path, run: Run) -> None:
+    run(model={"name": "fwfm"}, train={"epochs": 1})
+    folder = prepared_root / "models" / "fwfm" / "latest"
+    fwfm = load_run(folder)
+    r = np.linspace(-1, 2, len(fwfm.weights["pair_weights"]), dtype=np.float32)
+    other = prepared_root / "other"
+    save(other, {**fwfm.weights, "pair_weights": r}, read_curves(folder), fwfm.manifest)
+    run(model={"pretrained": str(other)}, train=STILL)
+    afm = {n: w.astype(np.float64) for n, w in weights(prepared_root, "afm").items()}
+    c, p = afm["attention.pair_bias"], afm["p"]
+    attention = np.exp(c) / np.exp(c).sum()
+    np.testing.assert_allclose(len(r) * attention * p[0], r.clip(1e-3), rtol=1e-5)
+    assert np.ptp(p) < 1e-9
+
+
+@pytest.mark.parametrize(
+    "model", [{"name": "fwfm"}, {"scale": "none"}, {"pair_bias": False}], ids=str
+)
+def test_only_an_afm_with_weights_of_pairs_starts_from_an_fwfm(
+    prepared_root: Path, run: Run, model: dict[str, Any]
+) -> None:
+    with pytest.raises(ValidationError, match="pretrained: an fwfm is what an afm starts from"):
+        ModelConfig(**model, pretrained="fwfm")
+    run(model={"name": "fwfm"}, train={"epochs": 1})
+    folder = str((prepared_root / "models" / "fwfm" / "latest").resolve())
+    with pytest.raises(ArtifactError, match="is a run of fwfm, not of fm"):
+        run(model={**model, "pretrained": folder})
 
 
 def test_folder_of_a_run_can_be_named(prepared_root: Path, run: Run) -> None:
