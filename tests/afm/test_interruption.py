@@ -23,7 +23,7 @@ ENVIRONMENT = os.environ | {
     "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     "PYTHONPATH": str(ROOT),
 }
-STEPS = 94  # per epoch
+STEPS, EPOCHS = 94, 6  # steps of an epoch
 RUN = "mine"
 
 ConfigOf = Callable[..., Config]
@@ -37,8 +37,7 @@ def config_file(prepared_root: Path, config_of: ConfigOf) -> Path:
         model={"dropout": 0.2},
         train={
             "batch_size": 32,
-            "epochs": 6,
-            "patience": 6,
+            "patience": 1_000,
             "checkpoint_steps": 20,
             "shuffle_rows": 450,
             "run": RUN,
@@ -57,11 +56,11 @@ def start(config_file: Path) -> Iterator[Start]:
     """Starts ``horovodrun OPTIONS python jobs/train.py``, and leaves nothing running."""
     runs = []
 
-    def one(*options: str, models: str = "models") -> subprocess.Popen[str]:
-        root = f"tables.models={config_file.parent / models}"
+    def one(*options: str, models: str = "models", epochs: int = EPOCHS) -> subprocess.Popen[str]:
+        own = f"tables.models={config_file.parent / models}", f"train.epochs={epochs}"
         run = subprocess.Popen(
             # With --gloo it does not import torch to see whether it could use MPI.
-            ["horovodrun", "--gloo", *options, "python", "jobs/train.py", str(config_file), root],
+            ["horovodrun", "--gloo", *options, "python", "jobs/train.py", str(config_file), *own],
             cwd=ROOT,
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,
@@ -174,6 +173,6 @@ def test_ranks_come_and_are_lost(config_file: Path, tmp_path: Path, start: Start
     leader.kill()
 
     finished, said = finish(config_file, run, "models")
-    assert (finished.manifest.ranks, finished.manifest.epochs) == (2, 6)
+    assert (finished.manifest.ranks, finished.manifest.epochs) == (2, EPOCHS)
     assert said.count(f"resuming run {RUN} after ") == 2
     assert finished.manifest.validation.auc > 0.7

@@ -26,11 +26,12 @@ pytestmark = [pytest.mark.faults, pytest.mark.timeout(1800)]
 
 
 def test_ranks(config_file: Path, start: Start, tally: Tally) -> None:  # noqa: F811
-    straight, _ = finish(config_file, start("-np", "2", models="straight"), "straight")
+    long = MOMENTS  # an epoch for each, so that there is something left to kill
+    straight, _ = finish(config_file, start("-np", "2", models="straight", epochs=long), "straight")
     models, moments = config_file.parent / "killed", random.Random(7)
     for _ in range(MOMENTS):
         with tally.fault("training rank killed"):
-            run = start("-np", "2", models="killed")
+            run = start("-np", "2", models="killed", epochs=long)
             wait_for_step(run, models, steps_kept(models) + 1 + moments.randrange(STEPS // 5))
             time.sleep(moments.uniform(0, 0.1))
             whom = moments.choice(["localhost:0", "localhost:1", None])
@@ -40,7 +41,7 @@ def test_ranks(config_file: Path, start: Start, tally: Tally) -> None:  # noqa: 
                 workers(run)[whom].kill()
             said, _ = run.communicate(timeout=120)
             assert run.returncode != 0, said
-    resumed, _ = finish(config_file, start("-np", "2", models="killed"), "killed")
+    resumed, _ = finish(config_file, start("-np", "2", models="killed", epochs=long), "killed")
     for name, array in straight.weights.items():
         np.testing.assert_array_equal(resumed.weights[name], array, err_msg=name)
     files = sorted(p.name for p in resumed.folder.iterdir())
