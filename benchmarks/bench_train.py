@@ -6,8 +6,9 @@
 We train by our own command on a prepared table, reader included; the peers take batches that are in
 memory (``training_step.py``), in an environment of their own. Batches have 4096 rows, K = A = 16,
 and look up rows of the embedding tables uniformly, which makes the most of them distinct. glibc
-gives large arrays back to the system after use, which costs peers up to two thirds of their speed:
-they are measured with and without, and count with the better.
+gives large arrays back to the system after use, which costs peers up to two thirds of their speed,
+and small pages may cost them some more: they are measured with memory that is kept, in pages of
+either size, and count with the better. DeepCTR-Torch is measured as it comes, too.
 """
 
 import json
@@ -30,8 +31,10 @@ ROWS = {39: 640_000, 10: 2_560_000}  # so that an epoch takes some seconds
 BATCH, SIZE, UNITS = 4096, 16, 16
 SHAPES = [(39, 100_000), (39, 1_000_000), (10, 100_000), (10, 1_000_000)]
 EPOCHS = 3
-TUNED = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
+KEPT = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(10**11)}
 """Lets glibc keep the memory it has."""
+TUNED = {"": KEPT, ", large pages": KEPT | {"THP_MEM_ALLOC_ENABLE": "1"}}
+"""What peers are measured with, and what is added to their names."""
 
 Contender = Callable[[int, int], float]
 """Trains with F fields and a number of embedding rows; rows/s."""
@@ -43,7 +46,11 @@ def main(arguments: list[str]) -> None:
     contenders: dict[str, Contender] = {
         "AFM on Spark": ours(ranks=1),  # with as many threads as there are cores
         "2 ranks": ours(ranks=2),
-        **{name: peer(name, TUNED) for name in ("deepctr", "fuxictr", "torch", "compile")},
+        **{
+            name + more: peer(name, environment)
+            for name in ("deepctr", "fuxictr", "torch", "compile")
+            for more, environment in TUNED.items()
+        },
         "deepctr untuned": peer("deepctr", {}),
     }
     speeds: dict[str, dict[str, list[float]]] = {}
@@ -56,7 +63,7 @@ def main(arguments: list[str]) -> None:
             for name in list(contenders)[:: 1 if number % 2 == 0 else -1]:
                 speed = contenders[name](fields, rows)
                 speeds[shape][name].append(speed)
-                print(f"  {name:<16} run {number + 1}: {speed:>9,.0f} rows/s", flush=True)
+                print(f"  {name:<21} run {number + 1}: {speed:>9,.0f} rows/s", flush=True)
     medians = {
         shape: {name: median(runs_of) for name, runs_of in those.items()}
         for shape, those in speeds.items()
@@ -72,9 +79,9 @@ def main(arguments: list[str]) -> None:
 def ratios_of(speeds: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """The figures, each the worst over the sizes of the embedding table."""
 
-    def against(fields: int, *peers: str) -> float:
+    def against(fields: int, *names: str) -> float:
         shapes = [speeds[shape_of(f, rows)] for f, rows in SHAPES if f == fields]
-        return min(s["AFM on Spark"] / max(s[peer] for peer in peers) for s in shapes)
+        return min(s["AFM on Spark"] / max(s[name] for name in names) for s in shapes)
 
     def large_over_small(fields: int) -> float:
         shapes = [shape_of(f, rows) for f, rows in SHAPES if f == fields]
@@ -83,10 +90,9 @@ def ratios_of(speeds: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
     result = {}
     for fields in (39, 10):
-        result[f"f{fields}_vs_deepctr"] = against(fields, "deepctr", "deepctr untuned")
+        for name in ("deepctr", "fuxictr", "torch", "compile"):
+            result[f"f{fields}_vs_{name}"] = against(fields, *(name + more for more in TUNED))
         result[f"f{fields}_vs_deepctr_untuned"] = against(fields, "deepctr untuned")
-        for name in ("fuxictr", "torch", "compile"):
-            result[f"f{fields}_vs_{name}"] = against(fields, name)
     result["time_1m_over_100k"] = max(map(large_over_small, (39, 10)))
     result["ranks_2_over_1"] = min(s["2 ranks"] / s["AFM on Spark"] for s in speeds.values())
     return result

@@ -2,6 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 STEPS = """
 import resource
@@ -18,12 +21,33 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+TABLE = """
+import re
+import torch
+from pathlib import Path
+from afm.memory import keep_memory
+
+{call}
+table = torch.zeros(2**24)
+sizes = re.findall(r"AnonHugePages: +(\\d+) kB", Path("/proc/self/smaps").read_text())
+print(sum(map(int, sizes)))
+"""
+
+
+def printed(program: str, call: str) -> int:
+    """What a program prints: in a process of its own, for the call cannot be undone."""
+    command = [sys.executable, "-c", program.format(call=call)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
 def test_pages_are_kept_from_step_to_step() -> None:
-    """In a process of its own, for it cannot be undone."""
+    assert printed(STEPS, "keep_memory()") < 100
+    assert printed(STEPS, "") > 1000
 
-    def faults(call: str) -> int:
-        command = [sys.executable, "-c", STEPS.format(call=call)]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-    assert faults("keep_memory()") < 100
-    assert faults("") > 1000
+def test_tables_get_large_pages() -> None:
+    setting = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not setting.exists() or "[madvise]" not in setting.read_text():
+        pytest.skip("needs a system that gives large pages to those who ask, and to no other")
+    assert printed(TABLE, "keep_memory()") > 32_000  # KiB, of 65,536
+    assert printed(TABLE, "") < 32_000
