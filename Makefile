@@ -18,8 +18,8 @@ report: setup ## a page about the demo's run: build/movielens/report.html
 test: setup ## run the tests, two files at a time
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about 35 minutes)
-	pytest -m faults -n 3 --dist loadfile --no-loadscope-reorder
+test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about 40 minutes)
+	pytest -m faults -n 2 --dist loadfile --no-loadscope-reorder
 
 bench-growth: setup ## prepare of a million rows to a hundred million (about a quarter of an hour; 10 GB of disk)
 	python benchmarks/bench_growth.py
