@@ -50,7 +50,7 @@ class Dense:
         parts = self._weights.split_with_sizes(sizes), self.gradients.split_with_sizes(sizes)
         for p, weight, gradient in zip(weights.values(), *parts, strict=True):
             p.data, p.grad = weight.view_as(p), gradient.view_as(p)
-        self._steps = torch.zeros(())
+        self._steps = torch.zeros((), device=self._weights.device)  # fused steps want it there
         self._memory = {key: torch.zeros_like(self._weights) for key in MEMORY[optimizer]}
 
     def __len__(self) -> int:

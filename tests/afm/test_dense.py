@@ -46,6 +46,12 @@ def test_steps_are_those_of_torch(name: Name) -> None:
 
 
 @pytest.mark.parametrize("name", ["adam", "adagrad"])
+def test_all_lies_where_the_weights_lie(name: Name) -> None:
+    dense = Dense(name, {"W": torch.empty(7, 5, device="meta").requires_grad_()})
+    assert {t.device.type for t in (dense.gradients, *dense.state.values())} == {"meta"}
+
+
+@pytest.mark.parametrize("name", ["adam", "adagrad"])
 def test_filled_state_goes_on(name: Name) -> None:
     whole, first = weights(), weights()
     dense, before = Dense(name, whole), Dense(name, first)
