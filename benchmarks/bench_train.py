@@ -26,7 +26,8 @@ from benchmarks.bench_attention import compare, share_of_peak
 from benchmarks.side_by_side import FOLDER, write
 
 ROOT = FOLDER / "train"
-PEERS = FOLDER / "peers" / "bin" / "python"
+PYTHON_OF_PEERS = FOLDER / "peers" / "bin" / "python"
+PEERS = ("deepctr", "fuxictr", "torch", "compile")
 ROWS = {39: 640_000, 10: 2_560_000}  # so that an epoch takes some seconds
 BATCH, SIZE, UNITS = 4096, 16, 16
 SHAPES = [(39, 100_000), (39, 1_000_000), (10, 100_000), (10, 1_000_000)]
@@ -48,7 +49,7 @@ def main(arguments: list[str]) -> None:
         "2 ranks": ours(ranks=2),
         **{
             name + more: peer(name, environment)
-            for name in ("deepctr", "fuxictr", "torch", "compile")
+            for name in PEERS
             for more, environment in TUNED.items()
         },
         "deepctr untuned": peer("deepctr", {}),
@@ -90,8 +91,9 @@ def ratios_of(speeds: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
 
     result = {}
     for fields in (39, 10):
-        for name in ("deepctr", "fuxictr", "torch", "compile"):
-            result[f"f{fields}_vs_{name}"] = against(fields, *(name + more for more in TUNED))
+        for name in PEERS:
+            ways = [other for other in next(iter(speeds.values())) if other.startswith(name)]
+            result[f"f{fields}_vs_{name}"] = against(fields, *ways)
         result[f"f{fields}_vs_deepctr_untuned"] = against(fields, "deepctr untuned")
     result["time_1m_over_100k"] = max(map(large_over_small, (39, 10)))
     result["ranks_2_over_1"] = min(s["2 ranks"] / s["AFM on Spark"] for s in speeds.values())
@@ -164,7 +166,7 @@ def peer(name: str, environment: Mapping[str, str]) -> Contender:
     def train(fields: int, rows: int) -> float:
         steps = 5 if fields > 20 else 20
         arguments = [name, str(fields), str(rows // fields), str(steps)]
-        said = run([str(PEERS), "benchmarks/training_step.py", *arguments], environment)
+        said = run([str(PYTHON_OF_PEERS), "benchmarks/training_step.py", *arguments], environment)
         return float(json.loads(said.splitlines()[-1])["rows_per_second"])
 
     return train
