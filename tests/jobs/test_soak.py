@@ -23,7 +23,7 @@ from tests.jobs.scored import FIELDS, small_log
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(2400)]
 
-ROUNDS, WARM, TEN, WEEK = 50, 20, 10, 5  # Java goes on compiling, and grows, for the first twenty
+ROUNDS, WARM, TEN, WEEK = 50, 10, 10, 5
 IDLE = 65  # seconds after which Spark's pools, and those of delta-rs, have let their threads go
 
 
