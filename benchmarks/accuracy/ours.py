@@ -26,9 +26,8 @@ from afm.train import measure, train
 from benchmarks.accuracy.trials import (
     BATCH,
     EPOCHS,
+    NO_KEYS,
     PATIENCE,
-    RATE_OF_FM,
-    RATES_OF_FWFM,
     SIZE,
     Options,
     before,
@@ -60,8 +59,7 @@ def outcome(trial: dict[str, Any], models: str, ranks: Ranks) -> dict[str, Any]:
             "train.patience": PATIENCE,
             "train.seed": trial["seed"],
         }
-        ours = {k: v for k, v in options.items() if k not in (RATE_OF_FM, *RATES_OF_FWFM)}
-        given = {k: v for k, v in ours.items() if v is not None}
+        given = {k: v for k, v in options.items() if v is not None and k not in NO_KEYS}
         overrides = [f"{key}={value}" for key, value in (fixed | given).items()]
         yaml, *arguments = trial["pipeline"]
         return load(yaml, [*arguments, *overrides])

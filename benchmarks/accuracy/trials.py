@@ -20,6 +20,7 @@ SIZE, BATCH, EPOCHS, PATIENCE = 32, 1024, 30, 3
 validation AUC before training stops."""
 RATE_OF_FM = "fm.learning_rate"
 RATES_OF_FWFM = {"fwfm.learning_rate": "train.learning_rate", "fwfm.table_rate": "train.table_rate"}
+NO_KEYS = (RATE_OF_FM, *RATES_OF_FWFM)
 """Options that are no keys of ours: rates of the FM, or FwFM, that another model starts from."""
 
 
@@ -110,14 +111,14 @@ def before(options: Options) -> dict[str, Options]:
             return {}
         case "fm":
             return {"fm": fm}
-    fwfm = {key: options[name] for name, key in RATES_OF_FWFM.items() if name in options}
-    rate = {RATE_OF_FM: options[RATE_OF_FM]} if RATE_OF_FM in options else {}
-    return {"fm": fm, "fwfm": {**fm, **rate, **fwfm, "model.pretrained": "fm"}}
+    rates = {RATE_OF_FM: RATE_OF_FM, **RATES_OF_FWFM}
+    own = {key: options[name] for name, key in rates.items() if name in options}
+    return {"fm": fm, "fwfm": {**fm, **own, "model.pretrained": "fm"}}
 
 
 def _from_nothing(options: Options) -> Options:
     """The options without a model to start from: tables are learned at the rate of the first FM."""
-    of_start = ("model.pretrained", "train.table_rate", RATE_OF_FM, *RATES_OF_FWFM)
+    of_start = ("model.pretrained", "train.table_rate", *NO_KEYS)
     rate = {"train.learning_rate": options[RATE_OF_FM]} if RATE_OF_FM in options else {}
     return {k: v for k, v in options.items() if k not in of_start} | rate
 
