@@ -44,9 +44,8 @@ def gradients(
     """Log loss of a batch and its gradients, as ``backward`` would leave them.
 
     Those of the model's weights other than the two tables are set (``Tensor.grad``), over what was
-    there. It runs on as
-    many threads as torch does; their number does not change the result. Dropout draws from torch's
-    global generator.
+    there. It runs on as many threads as torch does; their number does not change the result.
+    Dropout draws from torch's global generator.
 
     Args:
         model: The model, in training.
