@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from afm.alone import alone
+from tests.conftest import JVM
 from tests.faults.pipeline import CONF
 from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, command
 
+# As drivers start that conf/spark.conf describes. Each job has executors of its own, and some more
+# where they are killed.
+SOON = f"-XX:SharedArchiveFile={ROOT}/.venv/spark.jsa -Xlog:cds*=off {JVM}"
 
 class Cluster(NamedTuple):
     """A standalone master with its workers."""
@@ -43,6 +47,8 @@ class Cluster(NamedTuple):
         """``spark-submit --master spark://… --py-files ….whl JOB.py …``, for little data."""
         options = ["--properties-file", str(ROOT / "conf" / "spark.conf"), "--master", self.url]
         options += ["--executor-memory", "1g", "--driver-memory", "1g"]
+        for side in ("driver", "executor"):
+            options += ["--conf", f"spark.{side}.extraJavaOptions={SOON}"]
         return [
             "spark-submit",
             *options,
@@ -109,6 +115,11 @@ def built_wheel(folder: Path) -> Path:
     return wheel
 
 
+DAEMON = {
+    "SPARK_NO_DAEMONIZE": "1",
+    "SPARK_DAEMON_MEMORY": "256m",
+    "SPARK_DAEMON_JAVA_OPTS": SOON,
+}
 _HERE = ["--host", "127.0.0.1", "--port", "0", "--webui-port", "0"]
 MASTER = ["org.apache.spark.deploy.master.Master", *_HERE]
 WORKER = ["org.apache.spark.deploy.worker.Worker", *_HERE]
@@ -120,7 +131,7 @@ def started(folder: Path, name: str, said: str, *words: str) -> tuple[subprocess
     with log.open("w") as file:
         process = subprocess.Popen(
             ["spark-class", *words],
-            env=ENVIRONMENT | {"SPARK_NO_DAEMONIZE": "1", "SPARK_DAEMON_MEMORY": "256m"},
+            env=ENVIRONMENT | DAEMON,
             stdout=file,
             stderr=subprocess.STDOUT,
             text=True,
