@@ -22,6 +22,7 @@ from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, command
 # where they are killed.
 SOON = f"-XX:SharedArchiveFile={ROOT}/.venv/spark.jsa -Xlog:cds*=off {JVM}"
 
+
 class Cluster(NamedTuple):
     """A standalone master with its workers."""
 
