@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from afm.dense import Dense
+from afm.kernels.rows import ALL, Share
 from afm.lazy_adagrad import LazyAdagrad
 from afm.lazy_adam import LazyAdam
 from afm.look_ups import of_all_ranks, sum_rows
@@ -76,7 +77,6 @@ class Optimizers:
         Raises:
             RankLost: Another rank has failed.
         """
-        self.lazy.learning_rate = learning_rate * self.table_rate
         gradients = self.dense.gradients
         if ranks.size > 1:
             gradients = ranks.sum(gradients)
@@ -87,10 +87,29 @@ class Optimizers:
             distinct, sums = sum_rows(*look_ups)
             clip([sums, gradients], self.clip_norm)
             look_ups = distinct, sums[:, :-1], sums[:, -1]
-        self.dense.step(learning_rate, gradients)
-        self.lazy.step(*look_ups)
+        self.take(learning_rate, gradients, look_ups)
         if self.lazy.should_settle:
             self.lazy.settle()
+
+    def take(
+        self,
+        learning_rate: float,
+        gradients: Tensor,
+        look_ups: tuple[Tensor, Tensor, Tensor],
+        share: Share = ALL,
+    ) -> None:
+        """Steps along gradients that are those of all ranks by now.
+
+        Args:
+            learning_rate: That of this step.
+            gradients: Of all weights but the two tables (D,).
+            look_ups: Embedding rows (N,), with gradients of their embeddings (N, K) and of their
+                linear weights (N,).
+            share: Which rows of the tables to step.
+        """
+        self.lazy.learning_rate = learning_rate * self.table_rate
+        self.lazy.step(*look_ups, share)
+        self.dense.step(learning_rate, gradients)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from afm.artifact import LATEST, load_run, read_manifest
 from afm.errors import ArtifactError
 from afm.model import AFM, FM
 from conf.schema import Config
+from conf.training import STARTS_AS_FWFM
 from features.spec import FeatureSpec
 
 NAMES = ("fm", "fwfm")
@@ -60,7 +61,9 @@ def find_pretrained(config: Config, spec: FeatureSpec) -> Pretrained | None:
     if manifest is None:
         raise ArtifactError(f"{begin} there is no finished run in {folder}; {train_it} first")
     model = manifest.config.model
-    if model.name != "fm" and not (model.name == "fwfm" and config.model.starts_as_fwfm):
+    if model.name == "fwfm" and not config.model.starts_as_fwfm:
+        raise ArtifactError(f"{begin} {folder} is a run of fwfm; {STARTS_AS_FWFM}")
+    if model.name not in NAMES:
         raise ArtifactError(f"{begin} {folder} is a run of {model.name}, not of fm; {train_it}")
     if manifest.spec_hash != spec.hash:
         lines = "".join(f"\n  {line}" for line in manifest.spec.difference(spec))

@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from afm.kernels.rows import Share
+from afm.kernels.rows import ALL, Share
 from afm.look_ups import sum_rows
 from afm.machine import Machine
 from afm.model import FM
@@ -103,15 +103,14 @@ class Together:
         Raises:
             RankLost: Another rank has ended.
         """
-        dense, lazy = self._optimizers.dense, self._optimizers.lazy
         looked_up = rows if x is None else torch.where(x != 0, rows, -1)
         self._rows[self._slice(first, len(rows))] = looked_up.flatten()
-        self._dense[self._share.number] = dense.gradients
+        self._dense[self._share.number] = self._optimizers.dense.gradients
         self._machine.meet()
         gradients = self._dense.sum(dim=0)
         every = self._slice(0, global_rows)
+        share = self._share
         look_ups = self._rows[every], self._embedding[every], self._linear[every]
-        lazy.learning_rate = learning_rate * self._optimizers.table_rate
         if (most := self._optimizers.clip_norm) is not None:
             # Only sums have the norm that the tables' gradients would have.
             distinct, sums = sum_rows(*look_ups, self._share)
@@ -119,12 +118,10 @@ class Together:
             self._machine.meet()
             norm = norm_of([self._norms, gradients])
             scale_down([sums, gradients], norm, most)
-            lazy.step(distinct, sums[:, :-1], sums[:, -1])
-        else:
-            lazy.step(*look_ups, self._share)
-        dense.step(learning_rate, gradients)
+            look_ups, share = (distinct, sums[:, :-1], sums[:, -1]), ALL  # these are its own
+        self._optimizers.take(learning_rate, gradients, look_ups, share)
         self._machine.meet()
-        if lazy.should_settle:
+        if self._optimizers.lazy.should_settle:
             self.settle()
 
     def settle(self) -> None:

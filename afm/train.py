@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from afm import checkpoint
+from afm.ahead import Ahead
 from afm.alone import alone
 from afm.artifact import Epoch, Manifest, Shares, libraries, revision, save, write
 from afm.checkpoint import Checkpoint, Position, Writer
@@ -31,7 +32,7 @@ from afm.order import Leg, Shuffle, onward
 from afm.pretrained import start_from
 from afm.progress import Progress
 from afm.ranks import Ranks
-from afm.reader import Ahead, Batch, Part
+from afm.reader import Batch, Part
 from afm.run import Plan, finished_run, make_plan
 from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch

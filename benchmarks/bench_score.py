@@ -41,7 +41,7 @@ from benchmarks.side_by_side import Steps, Stopwatch, alternate, median, write
 from conf.load import load as load_config
 from conf.schema import Config
 from conf.synthetic import Synthetic
-from features import tables
+from features import publication, tables
 from features.prepare import prepare
 from features.spec import Prepared
 from jobs.session import open_session
@@ -257,7 +257,7 @@ def by_cross_join(spark: SparkSession, config: Config) -> Steps:
     """Every pair as a row, through the model's forward in a pandas UDF."""
     watch = Stopwatch()
     root = config.tables.root
-    versions = tables.published(spark, root).versions
+    versions = publication.published(spark, root).versions
     model = load(config.models_root, "afm")
     users = tables.read(spark, root, "users", versions["users"]).orderBy("user_key")
     users = users.limit(NAIVE_PAIRS // tables.read(spark, root, "items", versions["items"]).count())
@@ -308,7 +308,7 @@ def compute_alone(spark: SparkSession, config: Config) -> float:
     from afm.scoring import recommend
     from afm.slots import from_arrow
 
-    newest = tables.published(spark, config.tables.root)
+    newest = publication.published(spark, config.tables.root)
     model = load(config.models_root, "afm")
     items = jobs.score.read_items(spark, config, newest, model)
     users = tables.read(spark, config.tables.root, "users", newest.versions["users"]).toArrow()

@@ -94,6 +94,7 @@ def ratios_of(speeds: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
         for name in PEERS:
             ways = [other for other in next(iter(speeds.values())) if other.startswith(name)]
             result[f"f{fields}_vs_{name}"] = against(fields, *ways)
+        result[f"f{fields}_vs_deepctr_small_pages"] = against(fields, "deepctr")
         result[f"f{fields}_vs_deepctr_untuned"] = against(fields, "deepctr untuned")
     result["time_1m_over_100k"] = max(map(large_over_small, (39, 10)))
     result["ranks_2_over_1"] = min(s["2 ranks"] / s["AFM on Spark"] for s in speeds.values())

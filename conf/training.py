@@ -12,6 +12,11 @@ from conf.section import LONG, MOST, Name, Scalar, Section
 Loss = Literal["log", "squared"]
 StopOn = Literal["auc", "log_loss", "rmse"]
 
+STARTS_AS_FWFM = (
+    "an fwfm is what an afm starts from, with scale: pairs and pair_bias: true, which take its "
+    "weights of pairs. Set these, or start from fm"
+)
+
 
 class ModelConfig(Section):
     """The model (AFM: Xiao et al., IJCAI 2017), or one of its rivals."""
@@ -55,10 +60,7 @@ class ModelConfig(Section):
         if self.pretrained is not None and self.name == "fm":
             raise ValueError("pretrained is for afm and fwfm, which start from an fm; leave it out")
         if self.pretrained == "fwfm" and not self.starts_as_fwfm:
-            raise ValueError(
-                "pretrained: an fwfm is what an afm starts from, with scale: pairs and pair_bias: "
-                "true, which take its weights of pairs. Set these, or start from fm"
-            )
+            raise ValueError(f"pretrained: {STARTS_AS_FWFM}")
         return self
 
     @property

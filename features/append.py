@@ -3,7 +3,7 @@
 from pyspark.sql import DataFrame, Row, SparkSession
 
 from conf.schema import Config
-from features import tables
+from features import publication, tables
 from features.accept import Report, accept, batch_name, fingerprint
 from features.clean import join_sides
 from features.encoded_tables import load_encoder, write_features, write_sides
@@ -32,7 +32,7 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
             had other rows; or the rows break a quality rule. Nothing was published then.
     """
     root = config.tables.root
-    before = tables.read_prepared(spark, config)
+    before = publication.read_prepared(spark, config)
     if config.split.by == "last":
         raise DataError(
             "prepare.mode: append cannot keep split.by: last, for a user's last rows change "
@@ -83,7 +83,7 @@ def append(spark: SparkSession, config: Config, report: Report = lambda _: None)
     totals = {key: before.rows.get(key, 0) + counts.get(key, 0) for key in before.rows | counts}
     batches = before.batches | {name: rows}
     prepared = before.model_copy(update={"versions": versions, "rows": totals, "batches": batches})
-    tables.publish(spark, root, prepared, metadata)
+    publication.publish(spark, root, prepared, metadata)
     return prepared
 
 

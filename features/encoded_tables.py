@@ -13,6 +13,7 @@ from features import tables
 from features.clean import KEYS, has_table, latest_rows, with_strangers
 from features.history import latest_history
 from features.negatives import observed
+from features.new_files import commit_files
 from features.row_groups import RowGroups
 from features.spec import FIRST, LABEL, ROW, SAMPLED, SPLIT, WEIGHT, FeatureSpec, Input
 from features.transform import Encoder
@@ -76,9 +77,7 @@ def write_features(
         folder = tables.table_path(root, "features")
         files = encode_files(spark, groups, encoder, keep, folder)
         schema = _arrow_schema(interactions, keep, encoder.spec.inputs)
-        return tables.commit_files(
-            root, "features", files, schema, metadata, partition_by=[SPLIT], append=append
-        )
+        return commit_files(folder, files, schema, metadata, partition_by=[SPLIT], append=append)
     encoded = encode_frame(interactions, encoder, encoder.spec.inputs, [*keep, SPLIT], vocabulary)
     # Training hands out row groups, and here a file has one: enough of them for 16 ranks, as long
     # as one is worth opening.

@@ -19,7 +19,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.schema import Config
-from features import tables
+from features import publication, tables
 from features.accept import Accepted, Report, accept, batch_name, fingerprint
 from features.clean import join_sides
 from features.encoded_tables import write_features, write_sides
@@ -161,7 +161,7 @@ def learn_and_publish(
         weight=config.weight,
         batches=written.batches,
     )
-    tables.publish(spark, root, prepared, metadata)
+    publication.publish(spark, root, prepared, metadata)
     return prepared
 
 

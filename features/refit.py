@@ -4,7 +4,7 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
 from conf.schema import Config
-from features import tables
+from features import publication, tables
 from features.accept import Report, clean_sides, commit_metadata
 from features.errors import DataError
 from features.interactions import write_interactions
@@ -35,7 +35,7 @@ def refit(spark: SparkSession, config: Config, report: Report = lambda _: None) 
             otherwise. Nothing was published then.
     """
     root = config.tables.root
-    before = tables.published(spark, root)
+    before = publication.published(spark, root)
     changed = before.spec.read_otherwise_by(config)
     changed += ["weight"] * (before.weight != config.weight)
     if changed:

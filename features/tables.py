@@ -6,35 +6,25 @@ together through ``prepared``, written last: it names the version of each, and r
 
 import json
 import re
-import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
 
 import pyarrow as pa
 from delta.tables import DeltaTable
 from deltalake import DeltaTable as DeltaLog
-from deltalake import Schema
 from deltalake.exceptions import DeltaError
-from deltalake.transaction import AddAction, CommitProperties, create_table_with_add_actions
 from py4j.protocol import Py4JJavaError
 from pyarrow import ArrowException, parquet
-from pyarrow.parquet import FileMetaData
-from pydantic import ValidationError
 from pyspark.errors import PySparkException
 from pyspark.sql import DataFrame, Row, SparkSession
 from pyspark.sql import functions as F
 
 from conf.names import is_url
-from conf.schema import Config
 from features.errors import DataError, cause_of
-from features.spec import FeatureSpec, Prepared
+from features.new_files import NewFile, commit_files
 
-_WITH_BOUNDS = ("NONE", "INT", "STRING")
-"""Kinds of columns whose bounds a file is described by; Python has no moments before year 1."""
 _NOT_WRITABLE = re.compile(
     "ParentNotDirectory|AccessControlException|AccessDenied|Permission denied|Mkdirs failed|"
     "Read-only file system|Cannot create file"
@@ -100,53 +90,6 @@ def write(
     return newest_version(spark, root, name) if version is None else int(version)
 
 
-@dataclass(frozen=True)
-class NewFile:
-    """A Parquet file below a table's folder that no version of the table mentions yet."""
-
-    path: str
-    partition: dict[str, str]
-    size: int
-    """Bytes."""
-    stats: dict[str, Any]
-    """Delta's statistics: ``numRecords``, ``minValues``, ``maxValues``, ``nullCount``."""
-
-    @classmethod
-    def of(cls, path: str, partition: dict[str, str], footer: FileMetaData, size: int) -> Self:
-        """Describes a file by its footer.
-
-        Args:
-            path: Relative to the table's folder.
-            partition: The value of each partition column.
-            footer: The file's Parquet metadata.
-            size: Of the file, in bytes.
-        """
-        low: dict[str, Any] = {}
-        high: dict[str, Any] = {}
-        nulls: dict[str, int] = {}
-        for g in range(footer.num_row_groups):
-            for c in range(footer.num_columns):
-                column = footer.row_group(g).column(c)
-                name, known = column.path_in_schema, column.statistics
-                if known is None or "." in name:
-                    continue
-                nulls[name] = nulls.get(name, 0) + known.null_count
-                if known.has_min_max and known.logical_type.type in _WITH_BOUNDS:
-                    low[name] = min(low.get(name, known.min), known.min)
-                    high[name] = max(high.get(name, known.max), known.max)
-        bounds = {"minValues": low, "maxValues": high, "nullCount": nulls}
-        return cls(path, partition, size, {"numRecords": footer.num_rows, **bounds})
-
-    def to_json(self) -> str:
-        """As a line of text."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """What :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
-
-
 def write_held(
     spark: SparkSession, table: pa.Table, root: str, name: str, metadata: Mapping[str, str]
 ) -> int:
@@ -173,61 +116,13 @@ def write_held(
     target.parent.mkdir(parents=True, exist_ok=True)
     parquet.write_table(table, target, store_schema=False)
     file = NewFile.of(path, {}, parquet.read_metadata(target), target.stat().st_size)
-    return commit_files(root, name, [file], table.schema, metadata, partition_by=[])
+    return commit_files(table_path(root, name), [file], table.schema, metadata, partition_by=[])
 
 
 def frame_of(spark: SparkSession, table: pa.Table) -> DataFrame:
     """Rows that the driver holds, as a frame of one partition."""
     # PySpark takes a table that begins with an empty chunk to be empty.
     return spark.createDataFrame(table.combine_chunks()).coalesce(1)
-
-
-def commit_files(
-    root: str,
-    name: str,
-    files: Sequence[NewFile],
-    schema: pa.Schema,
-    metadata: Mapping[str, str],
-    *,
-    partition_by: Sequence[str],
-    append: bool = False,
-) -> int:
-    """Makes files that are there already the content of a table, or adds them to it, in one commit.
-
-    Args:
-        root: Folder of the tables, a path.
-        name: The table.
-        files: The files, below the table's folder.
-        schema: Columns of the table, with those it is partitioned by.
-        metadata: What the commit says of itself.
-        partition_by: Partition columns.
-        append: Keep what the table has.
-
-    Returns:
-        The version that was committed.
-    """
-    path = table_path(root, name)
-    now = int(time.time() * 1000)
-    actions = [
-        AddAction(f.path, f.size, f.partition, now, True, json.dumps(f.stats)) for f in files
-    ]
-    # What Spark calls userMetadata is a key of the commit like any other.
-    said = {"userMetadata": json.dumps(dict(metadata), sort_keys=True)}
-    commit = CommitProperties(custom_metadata=said)
-    mode: Literal["append", "overwrite"] = "append" if append else "overwrite"
-    columns = Schema.from_arrow(schema)
-    if DeltaLog.is_deltatable(path):
-        table = DeltaLog(path)
-        table.create_write_transaction(
-            actions, mode, columns, list(partition_by), commit_properties=commit
-        )
-    else:
-        create_table_with_add_actions(
-            path, columns, actions, mode, list(partition_by), commit_properties=commit
-        )
-        table = DeltaLog(path)
-    table.update_incremental()
-    return int(table.version())
 
 
 def read(spark: SparkSession, root: str, name: str, version: int | None = None) -> DataFrame:
@@ -348,108 +243,3 @@ def new_rows(spark: SparkSession, root: str, name: str, before: int, after: int)
     old, new = (read(spark, root, name, version) for version in (before, after))
     files = sorted(set(new.inputFiles()) - set(old.inputFiles()))
     return spark.read.schema(new.schema).parquet(*files)
-
-
-def publish(spark: SparkSession, root: str, prepared: Prepared, metadata: Mapping[str, str]) -> int:
-    """Makes the tables of a run the ones that readers see.
-
-    Args:
-        spark: The session.
-        root: Folder of the tables.
-        prepared: The spec, and the table versions that belong to it.
-        metadata: What the commit says of itself.
-
-    Returns:
-        The version of ``prepared``.
-    """
-    row = {"prepared": [prepared.model_dump_json()], "spec_hash": [prepared.spec.hash]}
-    return write_held(spark, pa.table(row), root, "prepared", metadata)
-
-
-def read_prepared(spark: SparkSession, config: Config) -> Prepared:
-    """What the last finished ``prepare`` published.
-
-    Args:
-        spark: The session.
-        config: The pipeline.
-
-    Returns:
-        Its spec and table versions.
-
-    Raises:
-        DataError: None has finished yet, or only one of another configuration.
-    """
-    prepared = published(spark, config.tables.root)
-    if problem := prepared.mismatch(config):
-        raise DataError(problem)
-    return prepared
-
-
-def prepared_with(
-    spark: SparkSession,
-    config: Config,
-    newest: Prepared,
-    spec: FeatureSpec,
-    report: Callable[[str], None],
-) -> Prepared:
-    """What the last ``prepare`` with a certain spec published, so that its models stay usable.
-
-    Args:
-        spark: The session.
-        config: The pipeline.
-        newest: What was published last.
-        spec: The spec.
-        report: Called with a line if it is not the newest.
-
-    Returns:
-        That spec and its table versions; what was published last if no version has that spec.
-
-    Raises:
-        DataError: It is of another configuration.
-    """
-    root, prepared = config.tables.root, newest
-    if newest.spec.hash != spec.hash:
-        log = DeltaTable.forPath(spark, table_path(root, "prepared"))
-        for commit in log.history().select("version", "userMetadata").collect():
-            if json.loads(commit["userMetadata"] or "{}").get("spec") == spec.hash:
-                report(
-                    f"the model's spec is {spec.hash}, not {newest.spec.hash}: taking the last "
-                    "tables that have it. Train again to use the newest"
-                )
-                prepared = published(spark, root, commit["version"])
-                break
-    if problem := prepared.mismatch(config):
-        raise DataError(problem)
-    return prepared
-
-
-def published(spark: SparkSession, root: str, version: int | None = None) -> Prepared:
-    """What a finished ``prepare`` published, whatever its configuration.
-
-    Args:
-        spark: The session.
-        root: Folder of the tables.
-        version: Of the table ``prepared``, the newest if left out.
-
-    Returns:
-        Its spec and table versions.
-
-    Raises:
-        DataError: None has finished yet, or it is of another version of this code.
-    """
-    try:
-        rows = read_arrow(spark, root, "prepared", version, ["prepared"])["prepared"].to_pylist()
-    except (PySparkException, Py4JJavaError) as error:
-        raise DataError(
-            f"cannot read {table_path(root, 'prepared')} ({cause_of(error)}). "
-            "Run jobs/prepare.py again"
-        ) from error
-    if not rows:
-        raise DataError(f"{table_path(root, 'prepared')} is empty. Run jobs/prepare.py first")
-    try:
-        return Prepared.model_validate_json(rows[0])
-    except ValidationError as error:
-        raise DataError(
-            f"{table_path(root, 'prepared')} was written by another version of this code. "
-            "Run jobs/prepare.py again"
-        ) from error

@@ -19,9 +19,9 @@ from pyarrow import parquet
 from pyspark.sql import SparkSession
 
 from features.counting import coded
+from features.new_files import NewFile
 from features.row_groups import RowGroup, RowGroups, columns_of, run_tasks
 from features.spec import LABEL, ROW, SPLIT, SPLITS, WEIGHT, Input
-from features.tables import NewFile
 from features.transform import Encoder
 from features.transform_frame import to_arrow
 

@@ -29,7 +29,7 @@ from afm.slots import from_arrow
 from conf.schema import Config
 from conf.secrets import digest_of
 from conf.training import Loss, ModelConfig
-from features import tables
+from features import publication, tables
 from features.python_tasks import map_in_arrow
 from features.spec import LABEL, SPLIT, USER, WEIGHT, FeatureSpec
 from jobs import events
@@ -60,9 +60,9 @@ def main(config: Config) -> None:
 
 def _evaluate(spark: SparkSession, config: Config) -> None:
     root = config.tables.root
-    newest = tables.published(spark, root)
+    newest = publication.published(spark, root)
     configured = load(config.models_root, config.model.name, config.train.run)
-    prepared = tables.prepared_with(spark, config, newest, configured.manifest.spec, print)
+    prepared = publication.prepared_with(spark, config, newest, configured.manifest.spec, print)
     configured.require(prepared.spec)
     artifacts = {config.model.name: configured} | rivals(config, prepared.spec)
     features = tables.read(spark, root, "features", prepared.versions["features"])

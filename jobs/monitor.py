@@ -34,7 +34,7 @@ from afm.metrics import State, compute
 from conf.results import MonitorConfig
 from conf.schema import Config
 from conf.secrets import digest_of
-from features import tables
+from features import publication, tables
 from features.drift import SURE, TENTHS, edges_of, histograms, nulls, shares, shift, unseen
 from features.errors import DataError
 from features.spec import LABEL, SPLIT, Prepared
@@ -78,7 +78,7 @@ def main(config: Config) -> None:
     """Compares a batch, and exits with 3 if it raises an alarm."""
     root = config.tables.root
     with session("monitor") as spark:
-        prepared = tables.read_prepared(spark, config)
+        prepared = publication.read_prepared(spark, config)
         batch = find_batch(spark, root, prepared, config.monitor.batch)
         step(spark, f"comparing the batch {batch!r} with the rows held out")
         artifact = latest_model(config, prepared)

@@ -32,8 +32,9 @@ from afm.plan_report import describe_plan
 from conf.names import digest
 from conf.schema import Config
 from conf.secrets import digest_of, masked, without_secrets
-from features import tables
+from features import publication, tables
 from features.errors import DataError
+from features.new_files import commit_files
 from features.python_tasks import Work, map_in_arrow
 from features.spec import ITEM, USER, Prepared
 from jobs import events
@@ -68,9 +69,9 @@ def main(config: Config) -> None:
 def _score(spark: SparkSession, config: Config) -> None:
     started = time.monotonic()
     root = config.tables.root
-    newest = tables.published(spark, root)
+    newest = publication.published(spark, root)
     model = load(config.models_root, config.model.name, config.train.run)
-    prepared = tables.prepared_with(spark, config, newest, model.manifest.spec, print)
+    prepared = publication.prepared_with(spark, config, newest, model.manifest.spec, print)
     model.require(prepared.spec)
     items = read_items(spark, config, prepared, model)
     users = chosen(spark, config, "users", prepared.versions["users"], model)
@@ -202,9 +203,8 @@ def score(
         table = Path(tables.table_path(root, "scores"))
         current = open_run(table, identity(config, metadata), ranges)
         written = score_parts(current, placed, count, work, arrow_schema(schema), each, order)
-        version = tables.commit_files(
-            root,
-            "scores",
+        version = commit_files(
+            tables.table_path(root, "scores"),
             written.files,
             arrow_schema(schema),
             says_run(metadata, current),

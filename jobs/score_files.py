@@ -16,10 +16,10 @@ from pyarrow import parquet
 from pyspark.sql import DataFrame
 
 from conf.names import is_url
+from features.new_files import NewFile
 from features.python_tasks import Work, map_in_arrow
 from features.runs import starts
 from features.spec import USER
-from features.tables import NewFile
 
 _ROWS_PER_GROUP = 65_536
 """Few, so that who wants one user's rows reads little more."""

@@ -20,7 +20,7 @@ LONGEST = (
     *("test_movielens.py", "test_real_data.py"),  # of the default suite
     *("test_bad_input.py", "test_kills.py", "test_soak.py"),  # of the faults
     *("test_lost_workers.py", "test_object_storage.py", "test_ranks.py", "test_writers.py"),
-    *("test_train_on_spark.py", "test_cluster.py", "test_bad_tables.py"),
+    *("test_train_on_spark.py", "test_cluster.py", "test_set_up.py", "test_bad_tables.py"),
 )
 ROOT = Path(__file__).parents[1]
 DATA = ROOT.parent / "shared" / "data"

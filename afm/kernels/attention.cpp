@@ -326,15 +326,17 @@ struct BackwardScratch {
 // u of each byte (strips, groups, 256, kStrip), each from the one with its lowest bit off.
 Array<float> table_of_sums(const Shape& s, const float* W, const float* h) {
     Array<float> table(s.strips() * s.groups() * kBytes * kStrip);
-    for (int64_t k = 0; k < s.K; ++k)
-        for (int64_t group = 0; group < s.groups(); ++group) {
-            float* u = &table[(k / kStrip * s.groups() + group) * kBytes * kStrip + k % kStrip];
+    float* u = table.data();
+    for (int64_t from = 0; from < s.K; from += kStrip)
+        for (int64_t group = 0; group < s.groups(); ++group, u += kBytes * kStrip)
             for (int byte = 1; byte < kBytes; ++byte) {
                 const int64_t unit = group * kByte + __builtin_ctz(byte);
-                u[byte * kStrip] = u[(byte & (byte - 1)) * kStrip];
-                if (unit < s.A) u[byte * kStrip] += h[unit] * W[unit * s.K + k];
+                float* sum = u + byte * kStrip;
+                std::copy_n(u + (byte & (byte - 1)) * kStrip, kStrip, sum);
+                if (unit < s.A)
+                    for (int64_t k = from; k < std::min(s.K, from + kStrip); ++k)
+                        sum[k - from] += h[unit] * W[unit * s.K + k];
             }
-        }
     return table;
 }
 
@@ -498,20 +500,40 @@ void backward_rows(const Shape& s, const float* v, const Vec* lanes,
     }
 }
 
-// A chunk's sums: Q (A, K), q (A) and ∂c (P), one after the other.
-void read_off(const Shape& s, const BackwardScratch& scratch, float* sums) {
-    for (int64_t a = 0; a < s.A; ++a)
-        for (int64_t strip = 0; strip < s.strips(); ++strip) {
-            float Q[kStrip] = {};
-            for (int64_t turn = 0; turn < kTurns; ++turn) {
-                const int64_t table = (strip * kTurns + turn) * s.groups() + a / kByte;
-                const float* buckets = &scratch.buckets[table * kBytes * kStrip];
-                for (uint32_t byte = bit_of(a); byte < kBytes; byte = (byte + 1) | bit_of(a))
-                    for (int k = 0; k < kStrip; ++k) Q[k] += buckets[byte * kStrip + k];
+// Q of a byte's units, the lowest first (kByte, kStrip). Buckets are folded in two again and again:
+// what the upper half holds is the sum of the unit whose bit it has. They do not stay as they are.
+void fold(float* buckets, float* Q) {
+    for (int unit = kByte - 1; unit >= 0; --unit) {
+        const int64_t half = (int64_t{1} << unit) * kStrip;
+        Vec sum[kVectors] = {};
+        for (int64_t n = 0; n < half; n += kStrip)
+            for (int c = 0; c < kVectors; ++c) {
+                float* lower = buckets + n + c * kLanes;
+                const Vec upper = load(lower + half);
+                sum[c] += upper;
+                store(lower, load(lower) + upper);
             }
-            const int64_t columns = std::min<int64_t>(kStrip, s.K - strip * kStrip);
-            sums = std::copy_n(Q, columns, sums);
+        for (int c = 0; c < kVectors; ++c) store(Q + unit * kStrip + c * kLanes, sum[c]);
+    }
+}
+
+// A chunk's sums: Q (A, K), q (A) and ∂c (P), one after the other. Uses up the buckets.
+void read_off(const Shape& s, BackwardScratch& scratch, float* sums) {
+    const int64_t set = s.groups() * kBytes * kStrip;
+    for (int64_t from = 0; from < s.K; from += kStrip) {
+        float* buckets = &scratch.buckets[from / kStrip * kTurns * set];
+        for (int64_t n = 0; n < set; ++n)
+            for (int turn = 1; turn < kTurns; ++turn) buckets[n] += buckets[turn * set + n];
+        for (int64_t a = 0; a < s.A; a += kByte) {
+            float Q[kByte * kStrip];
+            fold(buckets + a * (kBytes / kByte) * kStrip, Q);
+            const int64_t units = std::min<int64_t>(kByte, s.A - a);
+            const int64_t columns = std::min<int64_t>(kStrip, s.K - from);
+            for (int64_t unit = 0; unit < units; ++unit)
+                std::copy_n(Q + unit * kStrip, columns, sums + (a + unit) * s.K + from);
         }
+    }
+    sums += s.A * s.K;
     for (int64_t a = 0; a < s.A; ++a) *sums++ = sum_of_lanes(scratch.q[a]);
     for (int64_t p = 0; p < s.P(); ++p) *sums++ = sum_of_lanes(scratch.bias[p]);
 }
@@ -532,6 +554,13 @@ float* weights_from_sums(const Shape& s, const float* W, const float* b, const f
         dh[a] = of_h;
     }
     return std::copy(c, c + s.P(), dh + s.A);
+}
+
+// The sum over chunks, in their order, of as many numbers each.
+template <class Number>
+void add_up(const std::vector<Number>& of_chunks, std::vector<double>& sums) {
+    for (auto from = of_chunks.begin(); from != of_chunks.end(); from += sums.size())
+        for (size_t n = 0; n < sums.size(); ++n) sums[n] += from[n];
 }
 
 template <class Do>
@@ -587,7 +616,7 @@ extern "C" void attention_pool_backward(int64_t B, int64_t F, int64_t K, int64_t
     });
 
     std::vector<double> sums(size);
-    for (size_t n = 0; n < sums_of_chunks.size(); ++n) sums[n % size] += sums_of_chunks[n];
+    add_up(sums_of_chunks, sums);
     std::vector<float> dense(2 * A + A * K + s.P());
     weights_from_sums(s, W, b, h, sums.data(), dense.data());
     const float* from = dense.data();

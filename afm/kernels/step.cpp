@@ -213,7 +213,7 @@ extern "C" double afm_step(int64_t B, int64_t F, int64_t K, int64_t A, int64_t t
         *sums++ = scratch.loss;
     });
     std::vector<double> sums(all);
-    for (size_t n = 0; n < sums_of_chunks.size(); ++n) sums[n % all] += sums_of_chunks[n];
+    add_up(sums_of_chunks, sums);
     std::vector<float> dense(A * K + 2 * A + s.P() + K + 1);
     float* rest = weights_from_sums(s, W, b, h, sums.data(), dense.data());
     std::copy(sums.begin() + size, sums.end() - 1, rest);

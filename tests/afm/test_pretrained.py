@@ -81,7 +81,7 @@ def test_only_an_afm_with_weights_of_pairs_starts_from_an_fwfm(
         ModelConfig(**model, pretrained="fwfm")
     run(model={"name": "fwfm"}, train={"epochs": 1})
     folder = str((prepared_root / "models" / "fwfm" / "latest").resolve())
-    with pytest.raises(ArtifactError, match="is a run of fwfm, not of fm"):
+    with pytest.raises(ArtifactError, match="is a run of fwfm; an fwfm is what an afm starts from"):
         run(model={**model, "pretrained": folder})
 
 

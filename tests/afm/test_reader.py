@@ -13,9 +13,11 @@ from petastorm.etl.dataset_metadata import ROW_GROUPS_PER_FILE_KEY, UNISCHEMA_KE
 from petastorm.etl.legacy import depickle_legacy_package_name_compatible
 from pyarrow import parquet
 
+from afm.encoded_rows import Rows
 from afm.errors import TableError
 from afm.order import Leg, Shuffle
-from afm.reader import Part, Rows, all_rows, open_part
+from afm.reader import Part, open_part
+from afm.row_groups import all_rows
 from afm.slots import Layout, to_slots
 from tests.afm.planted import numbered, planted_rows, write_features
 

@@ -8,7 +8,7 @@ import pytest
 from pyarrow import parquet
 
 from afm import storage
-from afm.reader import _Chosen, all_rows
+from afm.row_groups import read_row_groups
 from afm.storage import files_below, open_files, table_uri
 from afm.tables import Footer
 
@@ -26,10 +26,7 @@ def urls(tmp_path: Path) -> list[str]:
 
 
 def test_petastorm_reads_row_groups_of_any_file_system(urls: list[str]) -> None:
-    reader = _Chosen(urls, ["row"], [3, 0])
-    read = [rows.row.tolist() for rows in all_rows(reader, 10)]
-    reader.stop()
-    reader.join()
+    read = [group["row"].tolist() for group in read_row_groups(urls, ["row"], [3, 0], 10)]
     assert read == [[15, 16, 17, 18, 19], [0, 1, 2, 3, 4]]
 
 

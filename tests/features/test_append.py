@@ -8,7 +8,7 @@ import pytest
 from deltalake import DeltaTable
 
 from conf.schema import Config
-from features import tables
+from features import publication, tables
 from features.append import append
 from features.errors import DataError
 from features.prepare import prepare
@@ -82,7 +82,7 @@ def test_a_batch_is_appended_once(spark, days) -> None:
     assert append(spark, config_of(folder, "new", "tables"), said.append) == second
     assert "the tables hold the batch" in said[-1]
     assert append(spark, config_of(folder, "old", "tables")) == second
-    assert tables.published(spark, str(folder / "tables")) == second
+    assert publication.published(spark, str(folder / "tables")) == second
 
 
 def test_a_batch_with_other_rows_is_refused(spark, days) -> None:
@@ -91,7 +91,7 @@ def test_a_batch_with_other_rows_is_refused(spark, days) -> None:
     named = {"batch": str(folder / "new.parquet")}
     with pytest.raises(DataError, match="hold a batch .* with other rows .*prepare.batch="):
         append(spark, config_of(folder, "late", "tables", prepare=named))
-    assert tables.published(spark, str(folder / "tables")) == second
+    assert publication.published(spark, str(folder / "tables")) == second
 
 
 def test_what_a_dead_run_left_is_not_appended_twice(spark, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_refit_learns_from_all_rows(spark, days) -> None:
     pd.testing.assert_frame_equal(in_order(features), in_order(wanted))
     assert any(line.startswith("user_city: ") or line.startswith("age: ") for line in said)
     config = config_of(folder, "new", "tables")
-    old = tables.prepared_with(spark, config, refitted, second.spec, said.append)
+    old = publication.prepared_with(spark, config, refitted, second.spec, said.append)
     assert old == second
     assert "Train again" in said[-1]
     assert len(frame(folder / "tables", "features", old)) == 399

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from deltalake import DeltaTable
 
-from features import tables
+from features import publication, tables
 from features.append import append
 from features.clean import clean_interactions
 from features.errors import DataError
@@ -241,7 +241,7 @@ def test_prepare_that_fails_late_leaves_the_published_tables(
     prepared = prepare(spark, config)
     with pytest.raises(DataError, match="field age: no training row has a value"):
         prepare(spark, make_config(small_log().assign(age=None)))
-    assert tables.read_prepared(spark, config) == prepared
+    assert publication.read_prepared(spark, config) == prepared
     assert len(frame(tmp_path / "tables", "features", prepared)) == 400
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from deltalake import DeltaTable
 
-from features import tables
+from features import publication, tables
 from features.errors import DataError
 from features.spec import FeatureSpec, FittedField, FittedSplit, Prepared
 
@@ -49,9 +49,9 @@ def test_publish_is_read_back(spark, make_config, tmp_path: Path) -> None:
         split=FittedSplit(config=config.split),
     )
     prepared = Prepared(spec=spec, versions={"features": 3}, rows={"train": 8})
-    tables.publish(spark, config.tables.root, prepared, {})
-    assert tables.read_prepared(spark, config) == prepared
+    publication.publish(spark, config.tables.root, prepared, {})
+    assert publication.read_prepared(spark, config) == prepared
     row = DeltaTable(f"{config.tables.root}/prepared").to_pandas()
     assert list(row["spec_hash"]) == [spec.hash]
     with pytest.raises(DataError, match="were prepared with another label, split"):
-        tables.read_prepared(spark, make_config(label="liked", split={"seed": 1}))
+        publication.read_prepared(spark, make_config(label="liked", split={"seed": 1}))

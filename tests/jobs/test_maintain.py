@@ -21,7 +21,7 @@ from afm.slots import Layout
 from afm.storage import table_uri
 from afm.tables import read_prepared
 from conf.schema import Config
-from features import tables
+from features import publication, tables
 from features.append import append
 from features.prepare import prepare
 from features.refit import refit
@@ -107,7 +107,7 @@ def versions_of(config: Config) -> dict[str, int]:
 
 def test_what_is_referred_to_reads_as_before_and_nothing_else(spark, config: Config) -> None:
     root = config.tables.root
-    publications = {v: tables.published(spark, root, v) for v in range(4)}
+    publications = {v: publication.published(spark, root, v) for v in range(4)}
     # prepared: 0 with the old spec, 1 with a day more, 2 refitted, 3 with a day more; scores of 3
     old, new = publications[1], publications[3]
     assert old.spec.hash == publications[0].spec.hash != new.spec.hash

@@ -13,7 +13,7 @@ from scipy.spatial.distance import jensenshannon
 
 import jobs.monitor
 from conf.schema import Config
-from features import tables
+from features import publication
 from features.append import append
 from features.drift import shift
 from features.errors import DataError
@@ -113,7 +113,7 @@ def test_usual_day_raises_no_alarm(spark, config: Config, capsys) -> None:
 def test_figures_against_pandas(spark, config: Config) -> None:
     jobs.monitor.main(looking_at(config, "usual"))
     rows = findings(config, "usual").set_index(["field", "measure"])
-    root, prepared = config.tables.root, tables.published(spark, config.tables.root)
+    root, prepared = config.tables.root, publication.published(spark, config.tables.root)
     first = prepared.versions["features"] - 2
     table = DeltaTable(f"{root}/features", version=first).to_pandas()
     held_out = table[table["split"] != "train"]
@@ -135,7 +135,7 @@ def test_figures_against_pandas(spark, config: Config) -> None:
 
 
 def test_no_alarm_on_twenty_resamples(spark, config: Config) -> None:
-    root, prepared = config.tables.root, tables.published(spark, config.tables.root)
+    root, prepared = config.tables.root, publication.published(spark, config.tables.root)
     both = [
         jobs.monitor.compared(spark, root, prepared, table, "usual")
         for table in ("features", "interactions")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import jobs.evaluate
-from features import tables
+from features import publication
 from jobs.ranking_quality import hold_out
 from tests.jobs.scored import expected, frame, pipeline
 
@@ -58,6 +58,6 @@ def test_rankings_against_pandas(spark, tmp_path) -> None:
 def test_fewer_users_are_chosen_by_hash(spark, tmp_path) -> None:
     config = pipeline(spark, tmp_path)
     evaluate = config.evaluate.model_copy(update={"users": 7})
-    prepared = tables.published(spark, config.tables.root)
+    prepared = publication.published(spark, config.tables.root)
     held = hold_out(spark, config.model_copy(update={"evaluate": evaluate}), prepared)
     assert len(held.users) == len(held.seen) == len(held.wanted) == 7

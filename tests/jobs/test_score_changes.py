@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 
 import jobs.score
 from conf.schema import Config
-from features import tables
+from features import publication, tables
 from tests.jobs.scored import pipeline, scored, with_random_model
 from tests.jobs.test_score import same, with_score
 
@@ -26,7 +26,7 @@ def base(spark, tmp_path_factory: pytest.TempPathFactory) -> Config:
 def edit(spark, config: Config, **edits: Edit) -> None:
     """Publishes the first tables with rows edited, as another ``prepare`` could have left them."""
     root = config.tables.root
-    first = tables.published(spark, root, version=0)
+    first = publication.published(spark, root, version=0)
     versions = dict(first.versions)
     for name, change in edits.items():
         rows = tables.read(spark, root, name, first.versions[name])
@@ -34,7 +34,7 @@ def edit(spark, config: Config, **edits: Edit) -> None:
         partition = ["split"] if name == "features" else []
         versions[name] = tables.write(edited, root, name, {}, partition_by=partition)
     published = first.model_copy(update={"versions": versions})
-    tables.publish(spark, root, published, {"spec": first.spec.hash})
+    publication.publish(spark, root, published, {"spec": first.spec.hash})
 
 
 def another_user(users: pd.DataFrame) -> pd.DataFrame:
@@ -93,7 +93,7 @@ def test_another_model_or_section_means_everything(spark, base: Config, capsys) 
     assert "scoring everything" not in capsys.readouterr().out
     same(scored(with_score(changed, top_k=4)), first[first["rank"] <= 4].reset_index(drop=True))
     assert "scoring everything, for another score made the last" in capsys.readouterr().out
-    with_random_model(base, tables.published(spark, base.tables.root), seed=1, run="b")
+    with_random_model(base, publication.published(spark, base.tables.root), seed=1, run="b")
     assert not scored(with_score(changed, top_k=4))["logit"].equals(first["logit"])
     assert "scoring everything, for another weights" in capsys.readouterr().out
     said = json.loads(DeltaTable(f"{base.tables.root}/scores").history(1)[0]["userMetadata"])
