@@ -18,7 +18,7 @@ report: setup ## a page about the demo's run: build/movielens/report.html
 test: setup ## run the tests, two files at a time
 	pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about 40 minutes)
+test-faults: setup ## kill and disturb everything at many moments; nothing may be lost (about 37 minutes)
 	pytest -m faults -n 2 --dist loadfile --no-loadscope-reorder
 
 bench-growth: setup ## prepare of a million rows to a hundred million (about a quarter of an hour; 10 GB of disk)
