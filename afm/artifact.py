@@ -14,6 +14,7 @@ Every file is written under another name, synced and renamed, and nothing is pic
 imports neither torch nor Spark: Spark's workers load models with it.
 """
 
+import hashlib
 import os
 import subprocess
 import sys
@@ -74,6 +75,8 @@ class Manifest(Section):
     libraries: dict[str, str]
     revision: str | None
     """Git commit of the code, where it lay in a repository."""
+    weights_hash: str = ""
+    """The :func:`hash_of` the weights; :func:`write` fills it in."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,22 @@ def identity_of(
     )
 
 
+def hash_of(weights: Weights) -> str:
+    """The SHA-256 of weights, with their names and shapes.
+
+    Args:
+        weights: The weights, by name.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    sha = hashlib.sha256()
+    for name, array in sorted(weights.items()):
+        sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        sha.update(np.ascontiguousarray(array))
+    return sha.hexdigest()
+
+
 def run_folder(config: Config, identity: str) -> Path:
     """The folder of a run.
 
@@ -190,7 +209,7 @@ def revision() -> str | None:
     return result.stdout.strip() or None
 
 
-def save(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Manifest) -> None:
+def save(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Manifest) -> Manifest:
     """Writes a finished run and makes it the latest.
 
     Args:
@@ -198,12 +217,16 @@ def save(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Mani
         weights: Its weights.
         curves: Its epochs.
         manifest: Its manifest.
+
+    Returns:
+        The manifest as it was written.
     """
-    write(folder, weights, curves, manifest)
+    written = write(folder, weights, curves, manifest)
     point_latest(folder)
+    return written
 
 
-def write(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Manifest) -> None:
+def write(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Manifest) -> Manifest:
     """Writes the files of a finished run, for those who know where.
 
     Args:
@@ -211,13 +234,18 @@ def write(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Man
         weights: Its weights.
         curves: Its epochs.
         manifest: Its manifest.
+
+    Returns:
+        The manifest as it was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
     replace_file(folder / WEIGHTS, lambda path: save_file(arrays, path))
     replace_file(folder / CURVES, lambda path: path.write_bytes(curves_to_json(curves, indent=2)))
-    about = manifest.model_dump_json(indent=2)
+    written = manifest.model_copy(update={"weights_hash": hash_of(arrays)})
+    about = written.model_dump_json(indent=2)
     replace_file(folder / MANIFEST, lambda path: path.write_text(about))
+    return written
 
 
 def point_latest(folder: Path) -> None:
@@ -340,6 +368,11 @@ def load_run(folder: Path) -> Artifact:
             f"{folder / WEIGHTS} does not fit its manifest ({error}). "
             "Delete the folder and run jobs/train.py"
         ) from None
+    if hash_of(weights) != manifest.weights_hash:
+        raise ArtifactError(
+            f"{folder / WEIGHTS} is damaged: its weights are not those that its manifest names. "
+            "Delete the folder and run jobs/train.py"
+        )
     return artifact
 
 

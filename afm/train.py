@@ -362,9 +362,9 @@ def _finish(plan: Plan, trainee: Trainee, ranks: Ranks, logs: Logs) -> Manifest:
     weights = {name: tensor.cpu().numpy() for name, tensor in trainee.best.items()}
     # Before: a run whose folder is finished is not gone on with.
     logs.finish(manifest, lambda folder: write(folder, weights, curves, manifest))
-    save(plan.folder, weights, curves, manifest)
+    written = save(plan.folder, weights, curves, manifest)
     checkpoint.remove(plan.folder)
-    return manifest
+    return written
 
 
 def _tensors(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:

@@ -8,22 +8,38 @@ Tables that grow batch by batch (interactions, features, quarantine) become few 
 keep their rows. Then files of all tables that no version needs any more go, once they have been
 out of use for `maintain.retention_hours`. Whatever its age, a version stays readable that the
 table `prepared`, a model, the scores or the monitor refers to. With keep_models, older finished
-runs go, and runs that were given up. It needs no Spark; a rerun finds nothing to do. Not while
-another job of the pipeline is running.
+runs go, and runs that were given up. It needs no Spark; a rerun finds nothing to do. It waits for
+jobs that write the tables, and they wait for it. A training that is under way needs the files of
+its tables until it ends: let retention_hours be longer.
 """
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 
+from afm.alone import alone
 from afm.tables import read_prepared
 from conf.schema import Config
 from jobs.door import run
 from jobs.maintain_models import Folder, manifests, stale_parts, stale_runs, without
 from jobs.maintain_tables import Removed, compact, pinned, tables_of, vacuum
 
+WRITERS = ("prepare", "score", "metrics", "monitor")
+"""What jobs that write tables call their blocks (``afm.alone``)."""
+
 
 def main(config: Config) -> None:
     """Tidies up the tables and models of a pipeline."""
+    read_prepared(config.tables.root)  # or there is nothing to wait for
+    with ExitStack() as turns:
+        if not config.maintain.dry_run:
+            for what in WRITERS:
+                turns.enter_context(alone(config.tables.root, what))
+        tidy_up(config)
+
+
+def tidy_up(config: Config) -> None:
+    """Compacts, and removes what nobody needs, while nobody else writes."""
     settings, root = config.maintain, config.tables.root
     prepared = read_prepared(root)
     now = time.time()

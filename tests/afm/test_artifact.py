@@ -78,7 +78,8 @@ def test_saved_model_is_loaded_as_it_was(
     folder = save_run("first")
     model = load(config.models_root, "afm")
     assert model.folder == folder
-    assert model.manifest == manifest_of(config, spec, "first")
+    named = {"weights_hash": artifact.hash_of(weights)}
+    assert model.manifest == manifest_of(config, spec, "first").model_copy(update=named)
     assert model.layout == layout
     assert model.weights.keys() == weights.keys()
     for name, array in weights.items():
@@ -163,6 +164,15 @@ def test_missing_or_damaged_weights_are_an_error(config: Config, save_run: SaveR
         spoil()
         with pytest.raises(ArtifactError, match=r"cannot read .*weights\.safetensors"):
             load(config.models_root, "afm")
+
+
+def test_a_weight_that_has_changed_is_an_error(config: Config, save_run: SaveRun) -> None:
+    path = save_run("first") / "weights.safetensors"
+    stored = bytearray(path.read_bytes())
+    stored[-1] ^= 1  # a bit of the last number
+    path.write_bytes(stored)
+    with pytest.raises(ArtifactError, match="its weights are not those that its manifest names"):
+        load(config.models_root, "afm")
 
 
 def test_weights_of_another_layout_are_an_error(

@@ -628,6 +628,9 @@ def test_two_ranks_train_the_model_of_one(
     assert two.best_epoch == one.best_epoch
     assert smooth(two.validation) == pytest.approx(smooth(one.validation), abs=1e-4)
     for name, array in weights_of(config).items():
-        np.testing.assert_allclose(other.weights[name], array, atol=1e-3, err_msg=name)
+        # What a unit that is on for all pairs adds to them, softmax takes out again: the gradient
+        # of its b is what rounding leaves of 0, and Adam makes steps of any size of that.
+        if name != "attention.b":
+            np.testing.assert_allclose(other.weights[name], array, atol=1e-3, err_msg=name)
     lines = [line for line in result.stderr.splitlines() if "epoch " in line]
     assert len(lines) == two.epochs and all(line.startswith("[0]") for line in lines)

@@ -2,6 +2,7 @@
 
 import random
 import time
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +77,21 @@ def test_ranks_whose_horovodrun_is_killed_are_waited_for(
         run = start("-np", "2", models="models")
         wait_for_step(run, config_file.parent / "models", 20)
         left = list(workers(run).values())
+        # With those between, which would end them after some seconds.
+        held = {*left, *(parent for rank in left for parent in between(run.pid, rank))}
+        for process in held:
+            process.suspend()
         run.kill()
         again = start("-np", "2", models="models")
+        assert again.stdout is not None  # a pipe
+        assert any("waiting for process" in line for line in again.stdout)
+        for process in held:
+            process.resume()
         finish(config_file, again, "models")
         psutil.wait_procs(left, 30)
         assert not any(p.is_running() for p in left)
+
+
+def between(ancestor: int, process: psutil.Process) -> list[psutil.Process]:
+    """The parents of a process below one of them."""
+    return list(takewhile(lambda parent: parent.pid != ancestor, process.parents()))

@@ -12,6 +12,8 @@ import pyarrow as pa
 from pyarrow import parquet
 from safetensors.numpy import load_file, save_file
 
+from afm.artifact import hash_of
+
 Damage = Callable[[Path], object]
 """Does something to a pipeline's folder."""
 
@@ -77,6 +79,8 @@ def _weights(folder: Path, change: Callable[[dict], object]) -> None:
     weights = {name: array.copy() for name, array in load_file(path).items()}
     change(weights)
     save_file(weights, path)
+    right = {"weights_hash": hash_of(weights)}  # or nothing else about them is looked at
+    _changed(run_of(folder) / "manifest.json", lambda manifest: manifest.update(right))
 
 
 def _rewrite(folder: Path, table: str, change: Callable[[pa.Table], pa.Table]) -> None:
@@ -179,7 +183,7 @@ def models_found() -> Iterator[Found]:
                     f"{job}: {name} {what}",
                     job,
                     lambda f, d=damage, n=name: d(run_of(f) / n),
-                    may_work=what == "scribbled",
+                    may_work=(name, what) == ("manifest.json", "scribbled"),
                 )
     for text, what in [
         ("[]", "a list"),

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from deltalake import DeltaTable
 import jobs.maintain
 import jobs.monitor
 import jobs.score
+from afm.alone import alone
 from afm.artifact import read_manifest
 from afm.reader import open_part
 from afm.slots import Layout
@@ -162,6 +164,19 @@ def test_a_rerun_finds_nothing_to_do(config: Config, capsys) -> None:
     maintained(config, **NOW)
     assert (files_of(config), versions_of(config)) == (files, versions)
     assert "removed 0 files of tables and 0 folders, 0 bytes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("writer", ["prepare", "score", "metrics", "monitor"])
+def test_it_waits_for_jobs_that_write(config: Config, writer: str) -> None:
+    files = files_of(config)
+    with ThreadPoolExecutor(1) as other:
+        with alone(config.tables.root, writer):
+            tidying = other.submit(maintained, config, **NOW)
+            with pytest.raises(TimeoutError):
+                tidying.result(timeout=0.5)
+            assert files <= files_of(config)  # which has a lock, too
+        tidying.result(timeout=60)
+    assert not files <= files_of(config)
 
 
 def test_a_dry_run_says_what_would_go_and_does_nothing(config: Config, capsys) -> None:
