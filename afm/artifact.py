@@ -173,7 +173,7 @@ def hash_of(weights: Weights) -> str:
     sha = hashlib.sha256()
     for name, array in sorted(weights.items()):
         sha.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        sha.update(np.ascontiguousarray(array))
+        sha.update(np.asarray(array, order="C").data)
     return sha.hexdigest()
 
 
@@ -239,7 +239,7 @@ def write(folder: Path, weights: Weights, curves: Sequence[Epoch], manifest: Man
         The manifest as it was written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in weights.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in weights.items()}
     replace_file(folder / WEIGHTS, lambda path: save_file(arrays, path))
     replace_file(folder / CURVES, lambda path: path.write_bytes(curves_to_json(curves, indent=2)))
     written = manifest.model_copy(update={"weights_hash": hash_of(arrays)})

@@ -19,7 +19,7 @@ from afm.schedule import learning_rate
 from conf.schema import Config
 from conf.secrets import without_secrets
 
-Write = Callable[[Path], None]
+Write = Callable[[Path], object]
 """Writes the files of the finished run into a folder."""
 
 
