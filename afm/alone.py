@@ -8,15 +8,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Literal, get_args
 
 from conf.names import is_url
 
+Writer = Literal["prepare", "score", "metrics", "monitor"]
+"""Blocks of jobs that write tables."""
+WRITERS: tuple[Writer, ...] = get_args(Writer)
 _NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL}
 """What file systems say that know no locks."""
 
 
 @contextmanager
-def alone(root: str | Path, what: str) -> Iterator[None]:
+def alone(root: str | Path, what: Writer | Literal["train", "wheel"]) -> Iterator[None]:
     """Runs a block while no other process is in a block of the same name; waits for it if there is.
 
     Under a URL, and on file systems without locks, nobody waits.
@@ -24,7 +28,7 @@ def alone(root: str | Path, what: str) -> Iterator[None]:
     Args:
         root: A folder that all of them see. It is made if it is not there, and removed again, with
             those above that were made for it, if nothing has come into it.
-        what: Name of the block, such as ``prepare``.
+        what: Name of the block.
 
     Raises:
         OSError: The folder cannot be written.

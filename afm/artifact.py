@@ -370,8 +370,8 @@ def load_run(folder: Path) -> Artifact:
         ) from None
     if hash_of(weights) != manifest.weights_hash:
         raise ArtifactError(
-            f"{folder / WEIGHTS} is damaged: its weights are not those that its manifest names. "
-            "Delete the folder and run jobs/train.py"
+            f"{folder / WEIGHTS} is damaged or from another version of this code: its weights are "
+            "not those that its manifest names. Delete the folder and run jobs/train.py"
         )
     return artifact
 

@@ -60,7 +60,7 @@ class Logs:
         """Logs that the run is finished.
 
         Args:
-            manifest: What its folder is about to have.
+            manifest: What its folder is about to have, but for the hash of the weights.
             write: Writes all that its folder is about to have, elsewhere.
         """
         for log in self._logs:

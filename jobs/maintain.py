@@ -8,24 +8,21 @@ Tables that grow batch by batch (interactions, features, quarantine) become few 
 keep their rows. Then files of all tables that no version needs any more go, once they have been
 out of use for `maintain.retention_hours`. Whatever its age, a version stays readable that the
 table `prepared`, a model, the scores or the monitor refers to. With keep_models, older finished
-runs go, and runs that were given up. It needs no Spark; a rerun finds nothing to do. It waits for
-jobs that write the tables, and they wait for it. A training that is under way needs the files of
-its tables until it ends: let retention_hours be longer.
+runs go, and runs that were given up. It needs no Spark; a rerun finds nothing to do. It takes turns
+with jobs that write tables; a dry run does not. Jobs that have begun to read, and training, need
+the files of their tables to the end: let retention_hours be more than the longest of them takes.
 """
 
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from afm.alone import alone
+from afm.alone import WRITERS, alone
 from afm.tables import read_prepared
 from conf.schema import Config
 from jobs.door import run
 from jobs.maintain_models import Folder, manifests, stale_parts, stale_runs, without
 from jobs.maintain_tables import Removed, compact, pinned, tables_of, vacuum
-
-WRITERS = ("prepare", "score", "metrics", "monitor")
-"""What jobs that write tables call their blocks (``afm.alone``)."""
 
 
 def main(config: Config) -> None:

@@ -1,8 +1,11 @@
 """Runs of training, and parts of scoring, that nobody needs any more."""
 
+import os
 import shutil
 from collections.abc import Collection, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import NamedTuple, get_args
 
 from afm.artifact import LATEST, MANIFEST, Manifest, read_manifest
@@ -95,9 +98,17 @@ def without(folders: Collection[Folder]) -> None:
 
 
 def _untouched(folder: Path, config: Config, now: float) -> bool:
-    times = [p.stat().st_mtime for p in (folder, *folder.rglob("*"))]
-    return now - max(times) > config.maintain.retention_hours * 3600
+    newest = max((about.st_mtime for about in _all_in(folder)), default=now)
+    return now - newest > config.maintain.retention_hours * 3600
 
 
 def _bytes(folder: Path) -> int:
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())
+    return sum(about.st_size for about in _all_in(folder) if S_ISREG(about.st_mode))
+
+
+def _all_in(folder: Path) -> Iterator[os.stat_result]:
+    """A folder and all in it; of a job that is under way, files may be gone by now."""
+    for parent, _, files in os.walk(folder):
+        for path in (parent, *(os.path.join(parent, name) for name in files)):
+            with suppress(FileNotFoundError):
+                yield os.stat(path)

@@ -171,7 +171,7 @@ def test_a_weight_that_has_changed_is_an_error(config: Config, save_run: SaveRun
     stored = bytearray(path.read_bytes())
     stored[-1] ^= 1  # a bit of the last number
     path.write_bytes(stored)
-    with pytest.raises(ArtifactError, match="its weights are not those that its manifest names"):
+    with pytest.raises(ArtifactError, match="weights are not those that its manifest names"):
         load(config.models_root, "afm")
 
 

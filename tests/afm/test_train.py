@@ -629,7 +629,8 @@ def test_two_ranks_train_the_model_of_one(
     assert smooth(two.validation) == pytest.approx(smooth(one.validation), abs=1e-4)
     for name, array in weights_of(config).items():
         # What a unit that is on for all pairs adds to them, softmax takes out again: the gradient
-        # of its b is what rounding leaves of 0, and Adam makes steps of any size of that.
+        # of its b is what rounding leaves of 0, and Adam makes steps of any size of that. What b
+        # does otherwise shows in the metrics.
         if name != "attention.b":
             np.testing.assert_allclose(other.weights[name], array, atol=1e-3, err_msg=name)
     lines = [line for line in result.stderr.splitlines() if "epoch " in line]

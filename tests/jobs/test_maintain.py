@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 import jobs.maintain
 import jobs.monitor
 import jobs.score
-from afm.alone import alone
+from afm.alone import WRITERS, Writer, alone
 from afm.artifact import read_manifest
 from afm.reader import open_part
 from afm.slots import Layout
@@ -166,8 +166,8 @@ def test_a_rerun_finds_nothing_to_do(config: Config, capsys) -> None:
     assert "removed 0 files of tables and 0 folders, 0 bytes" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("writer", ["prepare", "score", "metrics", "monitor"])
-def test_it_waits_for_jobs_that_write(config: Config, writer: str) -> None:
+@pytest.mark.parametrize("writer", WRITERS)
+def test_it_waits_for_jobs_that_write(config: Config, writer: Writer) -> None:
     files = files_of(config)
     with ThreadPoolExecutor(1) as other:
         with alone(config.tables.root, writer):
