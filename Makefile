@@ -29,10 +29,10 @@ bench: bench-features bench-train bench-score ## measure everything side by side
 bench-features: setup ## fit and transform against Spark ML (about 25 minutes; makes 20 million rows)
 	spark-submit --properties-file conf/spark.conf --driver-memory 2g benchmarks/bench_features.py
 
-bench-train: peers ## training against DeepCTR-Torch, FuxiCTR and plain torch (about half an hour)
+bench-train: peers ## training against DeepCTR-Torch, FuxiCTR and plain torch (about 40 minutes)
 	python benchmarks/bench_train.py
 
-bench-accuracy: peers ## test AUC against FM, FwFM and DeepCTR-Torch (about 25 minutes; DATA=folder of the MovieLens logs)
+bench-accuracy: peers ## test AUC against FM, FwFM and DeepCTR-Torch (about 50 minutes; DATA=folder of the MovieLens logs)
 	python benchmarks/bench_accuracy.py $(if $(DATA),data=$(DATA))
 
 peers: setup

@@ -16,9 +16,10 @@ import yaml
 
 from afm import checkpoint
 from afm import train as train_module
-from afm.artifact import Epoch, Manifest, load, read_curves
+from afm.artifact import Artifact, Epoch, Manifest, load, read_curves
 from afm.checkpoint import Checkpoint, Position, Writer
 from afm.errors import ArtifactError, TableError, TrainError
+from afm.forward import Parameters, forward
 from afm.kernels import cpu
 from afm.metrics import Metrics
 from afm.model import build_model
@@ -65,6 +66,13 @@ def run(config: Config, ranks: Ranks) -> tuple[Manifest, str]:
 
 def weights_of(config: Config) -> dict[str, np.ndarray]:
     return load(config.models_root, config.model.name).weights
+
+
+def logits_of(model: Artifact) -> np.ndarray:
+    """What a model gives for the planted test rows."""
+    scale = model.manifest.config.model.scale
+    parameters = Parameters.of(model.weights, model.layout, scale)
+    return forward(parameters, planted_rows(400, seed=3))
 
 
 def assert_same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
@@ -627,11 +635,12 @@ def test_two_ranks_train_the_model_of_one(
     assert (one.ranks, two.ranks) == (1, 2)
     assert two.best_epoch == one.best_epoch
     assert smooth(two.validation) == pytest.approx(smooth(one.validation), abs=1e-4)
-    for name, array in weights_of(config).items():
+    mine = load(config.models_root, config.model.name)
+    for name, array in mine.weights.items():
         # What a unit that is on for all pairs adds to them, softmax takes out again: the gradient
-        # of its b is what rounding leaves of 0, and Adam makes steps of any size of that. What b
-        # does otherwise shows in the metrics.
+        # of its b is what rounding leaves of 0, and Adam makes steps of any size of that.
         if name != "attention.b":
             np.testing.assert_allclose(other.weights[name], array, atol=1e-3, err_msg=name)
+    np.testing.assert_allclose(logits_of(other), logits_of(mine), atol=1e-5)
     lines = [line for line in result.stderr.splitlines() if "epoch " in line]
     assert len(lines) == two.epochs and all(line.startswith("[0]") for line in lines)
