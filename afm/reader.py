@@ -22,8 +22,8 @@ from afm.ahead import Ahead
 from afm.encoded_rows import Rows, columns_of
 from afm.errors import TableError
 from afm.order import Course, Leg, Shuffle, chart
-from afm.row_groups import read_row_groups
 from afm.slots import Layout
+from afm.streaming import read_row_groups
 from afm.tables import footers_of
 from conf.features import Split
 

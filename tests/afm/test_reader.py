@@ -17,8 +17,8 @@ from afm.encoded_rows import Rows
 from afm.errors import TableError
 from afm.order import Leg, Shuffle
 from afm.reader import Part, open_part
-from afm.row_groups import all_rows
 from afm.slots import Layout, to_slots
+from afm.streaming import all_rows
 from tests.afm.planted import numbered, planted_rows, write_features
 
 AGE = 2  # slot of the field that tells rows apart below

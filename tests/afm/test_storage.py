@@ -8,8 +8,8 @@ import pytest
 from pyarrow import parquet
 
 from afm import storage
-from afm.row_groups import read_row_groups
 from afm.storage import files_below, open_files, table_uri
+from afm.streaming import read_row_groups
 from afm.tables import Footer
 
 

@@ -1,4 +1,4 @@
-"""Row groups of Parquet files, as Petastorm streams them, in an order of ours."""
+"""Streaming row groups of Parquet files through Petastorm, in an order of ours."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
