@@ -3,9 +3,9 @@
 Letters: B rows, S slots.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,36 +23,20 @@ def columns_of(layout: Layout, weighted: bool) -> list[str]:
 class Rows:
     """Rows as slots with their labels, and weights if they have any.
 
-    Slot by slot, as they are read: so shuffling goes through a column at a time, which the
-    processor's cache holds.
+    Row by row: to take some from all over, as shuffling does, is to read a few cache lines each.
     """
 
     rows: NDArray[np.int32 | np.int64]
-    """Embedding rows (S, B); in 32 bits, if they fit."""
+    """Embedding rows (B, S); in 32 bits, if they fit."""
     x: NDArray[np.float32] | None
-    """Their numbers (S, B); None where all are 1."""
+    """Their numbers (B, S); None where all are 1."""
     labels: NDArray[np.float32]
     weights: NDArray[np.float32] | None
 
     @classmethod
-    def of(cls, layout: Layout, weighted: bool, columns: Mapping[str, NDArray[np.generic]]) -> Self:
-        """Rows from encoded columns."""
-        made = cls.room(layout, weighted, len(columns[LABEL]))
-        first = 0
-        for rows, x in slots_of_fields(layout, columns):
-            slots = slice(first, first := first + rows.shape[1])
-            made.rows[slots] = rows.T
-            if made.x is not None:
-                made.x[slots] = 1 if x is None else x.T
-        made.labels[:] = columns[LABEL]
-        if made.weights is not None:
-            made.weights[:] = columns[WEIGHT]
-        return made
-
-    @classmethod
     def room(cls, layout: Layout, weighted: bool, count: int) -> Self:
         """Rows to be filled in."""
-        shape = (len(layout.field_of_slot), count)
+        shape = (count, len(layout.field_of_slot))
         return cls(
             rows=np.empty(shape, np.int32 if layout.rows <= 2**31 else np.int64),
             x=None if layout.only_indices else np.empty(shape, np.float32),
@@ -60,38 +44,51 @@ class Rows:
             weights=np.empty(count, np.float32) if weighted else None,
         )
 
+    def fill(self, layout: Layout, first: int, columns: Mapping[str, NDArray[np.generic]]) -> int:
+        """Fills in some of the rows, from the first on.
+
+        Args:
+            layout: The fields' layout.
+            first: Where to begin.
+            columns: Encoded columns.
+
+        Returns:
+            Where they end.
+
+        Raises:
+            KeyError: A column is missing.
+            ValueError: An index lies outside its field's vocabulary.
+        """
+        some, slot = slice(first, first + len(columns[LABEL])), 0
+        for rows, x in slots_of_fields(layout, columns):
+            slots = slice(slot, slot := slot + rows.shape[1])
+            self.rows[some, slots] = rows
+            if self.x is not None:
+                self.x[some, slots] = 1 if x is None else x
+        self.labels[some] = columns[LABEL]
+        if self.weights is not None:
+            self.weights[some] = columns[WEIGHT]
+        return some.stop
+
+    def take(self, places: NDArray[np.int64]) -> "Rows":
+        """Some of the rows, in this order."""
+        x, weights = (None if of is None else of.take(places, 0) for of in (self.x, self.weights))
+        return Rows(self.rows.take(places, 0), x, self.labels.take(places), weights)
+
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
         """Several rows, one after the other."""
         return cls(
-            np.concatenate([part.rows for part in parts], axis=1),
+            np.concatenate([part.rows for part in parts]),
             _joined([part.x for part in parts]),
             np.concatenate([part.labels for part in parts]),
             _joined([part.weights for part in parts]),
         )
 
-    def put(self, places: NDArray[np.int64], rows: "Rows") -> None:
-        """Fills in some of the rows."""
-        for own, given in zip(self._columns(), rows._columns(), strict=True):
-            own[places] = given
-
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getitem__(self, which: slice) -> "Rows":
-        x = None if self.x is None else self.x[:, which]
-        weights = None if self.weights is None else self.weights[which]
-        return Rows(self.rows[:, which], x, self.labels[which], weights)
-
-    def _columns(self) -> Iterator[NDArray[Any]]:
-        """All that it has of its rows (B,)."""
-        yield from self.rows
-        yield from () if self.x is None else self.x
-        yield self.labels
-        if self.weights is not None:
-            yield self.weights
 
 
 def _joined(parts: Sequence[NDArray[np.float32] | None]) -> NDArray[np.float32] | None:
     there = [part for part in parts if part is not None]
-    return np.concatenate(there, axis=-1) if there else None
+    return np.concatenate(there) if there else None

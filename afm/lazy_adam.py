@@ -11,12 +11,11 @@ import math
 import torch
 from torch import Tensor
 
+from afm.dense import BETAS, EPSILON
 from afm.kernels import rows as kernel
 from afm.kernels.rows import ALL, Share
 from afm.lazy_rows import LazyRows
 from afm.look_ups import plain_sum_rows
-
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # as everywhere
 
 
 class LazyAdam(LazyRows):

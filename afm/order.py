@@ -54,10 +54,12 @@ class Shuffle:
             block: The block.
 
         Returns:
-            The place of each of its rows in their order (rows,). It is the same on every rank.
+            Its rows, in their order (rows,). It is the same on every rank.
         """
         random = np.random.default_rng((self.seed, self.epoch, 1 + block.groups[0]))
-        return random.permutation(block.rows)
+        order = np.empty(block.rows, np.int64)
+        order[random.permutation(block.rows)] = np.arange(block.rows)
+        return order
 
 
 @dataclass(frozen=True)

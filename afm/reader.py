@@ -99,46 +99,37 @@ class Part:
 
     def _cut(self, shuffle: Shuffle | None, legs: Sequence[Leg]) -> Generator[Batch, None, None]:
         course = chart(self.groups, self.size, self.batch_size, shuffle, legs)
-        rows = Rows.room(self.layout, self.weighted, 0)
+        rows, order = Rows.room(self.layout, self.weighted, 0), np.empty(0, np.int64)
         ones = np.ones((course.sizes.max(initial=0), len(self.layout.field_of_slot)), np.float32)
         # One block is read while another is trained on.
         with closing(Ahead(self._blocks(course, shuffle), 1)) as blocks:
             sizes, own = course.sizes, self.rank
             counts = np.stack([sizes[own], sizes.sum(axis=0), sizes[:own].sum(axis=0)], axis=1)
             for size, total, first in counts.tolist():
-                pieces, rows = [rows[:size]], rows[size:]
+                pieces, order = [rows.take(order[:size])], order[size:]
                 while missing := size - sum(map(len, pieces)):
-                    rows = next(blocks)
-                    pieces, rows = [*pieces, rows[:missing]], rows[missing:]
+                    rows, order = next(blocks)
+                    pieces, order = [*pieces, rows.take(order[:missing])], order[missing:]
                 taken = Rows.joined(pieces) if len(pieces) > 1 else pieces[0]
-                x = ones[:size] if taken.x is None else np.ascontiguousarray(taken.x.T)
-                table = taken.rows.T.astype(np.int64, order="C")
+                x = ones[:size] if taken.x is None else taken.x
+                table = taken.rows.astype(np.int64, copy=False)
                 yield Batch(table, x, taken.labels, taken.weights, total, first)
 
-    def _blocks(self, course: Course, shuffle: Shuffle | None) -> Generator[Rows, None, None]:
-        """The rank's blocks, each in its order, without what was read before."""
+    def _blocks(
+        self, course: Course, shuffle: Shuffle | None
+    ) -> Generator[tuple[Rows, NDArray[np.int64]], None, None]:
+        """The rank's blocks, and in which order their rows come that were not read before."""
         own = course.blocks[self.rank]
-        with closing(self._groups([group for block in own for group in block.groups])) as groups:
-            for block in own:
-                places = shuffle.rows(block) if shuffle else np.arange(block.rows)
-                rows, filled = Rows.room(self.layout, self.weighted, block.rows), 0
-                for _ in block.groups:
-                    group = next(groups)
-                    rows.put(places[filled : filled + len(group)], group)
-                    filled += len(group)
-                yield rows[block.done :]
-
-    def _groups(self, chosen: Sequence[int]) -> Generator[Rows, None, None]:
-        """Row groups as Petastorm reads them, in the order in which they are named."""
-        if not chosen:
-            return
-        expected = sum(self.groups[group] for group in chosen)
-        columns = columns_of(self.layout, self.weighted)
-        groups = read_row_groups(self.urls, columns, chosen, expected)
+        chosen = [group for block in own for group in block.groups]
+        columns, expected = columns_of(self.layout, self.weighted), sum(b.rows for b in own)
         try:
-            with closing(groups):
-                for group in groups:
-                    yield Rows.of(self.layout, self.weighted, group)
+            with closing(read_row_groups(self.urls, columns, chosen, expected)) as groups:
+                for block in own:
+                    rows, filled = Rows.room(self.layout, self.weighted, block.rows), 0
+                    for _ in block.groups:
+                        filled = rows.fill(self.layout, filled, next(groups))
+                    order = shuffle.rows(block) if shuffle else np.arange(block.rows)
+                    yield rows, order[block.done :]
         except KeyError as error:
             raise TableError(
                 f"a file of the features table lacks the column {error}. Run jobs/prepare.py again"

@@ -33,8 +33,9 @@ class Stopwatch:
             The items.
         """
         while True:
-            with self.running():
-                item = next(items, None)
+            begin = time.monotonic()
+            item = next(items, None)
+            self.seconds += time.monotonic() - begin
             if item is None:
                 return
             yield item

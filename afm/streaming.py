@@ -4,10 +4,13 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from petastorm.arrow_reader_worker import ArrowReaderWorker
 from petastorm.reader import Reader
 from petastorm.workers_pool.thread_pool import ThreadPool
+from pyarrow.parquet import ParquetFile
 
 from afm.errors import TableError
 from afm.storage import open_files, quieten_petastorm
@@ -25,10 +28,11 @@ def read_row_groups(
         expected: How many rows they have, as the footers say.
 
     Yields:
-        The columns of each, by name.
+        The columns of each, by name: (B,), or (B, length) of lists.
 
     Raises:
         TableError: Not all rows come.
+        ValueError: Lists of a column have different lengths.
         KeyError: A file lacks a column.
         OSError, ArrowException: A file cannot be read.
     """
@@ -56,15 +60,43 @@ class _Chosen(Reader):  # type: ignore[misc]
             filesystem,
             paths,
             schema_fields=[f"^{name}$" for name in columns],
-            worker_class=ArrowReaderWorker,
+            worker_class=_Worker,
             reader_pool=ThreadPool(1),  # one thread keeps the order
             shuffle_row_groups=False,
             is_batched_reader=True,
-            convert_early_to_numpy=True,  # on its thread, not on ours
         )
 
     def _filter_row_groups(self, *_: object) -> tuple[list[int], None]:
         return self._chosen, None
+
+
+class _Worker(ArrowReaderWorker):  # type: ignore[misc]
+    """Reads a row group as arrays, on the reader's thread.
+
+    Petastorm's own way copies every row to where it is, makes pandas of each column, and an object
+    of each row's list.
+    """
+
+    def _load_rows(
+        self, file: ParquetFile, piece: Any, _: object
+    ) -> dict[str, NDArray[np.generic]]:
+        names = list(self._schema.fields)
+        table = file.read_row_group(piece.row_group, columns=names, use_threads=False)
+        return {name: _array(name, table.column(name)) for name in table.column_names}
+
+
+def _array(name: str, column: pa.ChunkedArray) -> NDArray[np.generic]:
+    whole = column.combine_chunks()
+    if not pa.types.is_nested(whole.type):
+        array: NDArray[np.generic] = whole.to_numpy(zero_copy_only=False)
+        return array
+    lengths = pc.min_max(pc.list_value_length(whole)).as_py()
+    if lengths["min"] != lengths["max"]:
+        raise ValueError(
+            f"field {name}: lists of {lengths['min']} to {lengths['max']} values, not of one length"
+        )
+    flat: NDArray[np.generic] = whole.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(whole), -1)
 
 
 def all_rows(reader: Any, expected: int) -> Iterator[Any]:

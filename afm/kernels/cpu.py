@@ -27,6 +27,7 @@ def library() -> CDLL | None:
     kernel = load("vectors.h", "attention.cpp", "step.cpp", otherwise=loss)
     if kernel is not None:
         kernel.afm_step.restype = c_double
+        kernel.afm_step.argtypes = [*[c_int64] * 5, *[c_void_p] * 7]
     return kernel
 
 

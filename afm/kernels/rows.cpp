@@ -1,6 +1,6 @@
 // Rows of the embedding table and of the linear weights: gradients of what was looked up, summed
-// per row (afm/look_ups.py), and the step of lazy Adam along them (afm/lazy_adam.py). Goes after
-// vectors.h.
+// per row (afm/look_ups.py), and the step of lazy Adam along them (afm/lazy_adam.py); and that of
+// Adam of weights that are not in tables (afm/dense.py). Goes after vectors.h.
 //
 // Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 //
@@ -42,14 +42,18 @@ std::vector<int64_t> parted(int64_t N, Share share, int64_t threads, const int64
     std::vector<int64_t> sample;
     for (uint32_t i = 0; N > 0 && i < kSample; ++i)  // from all over: steps might keep to one field
         sample.push_back(rows[static_cast<uint64_t>(i * 2654435769u) * N >> 32]);
-    std::sort(sample.begin(), sample.end());
     std::vector<int64_t> borders;
     const int64_t all = share.of * threads, first = share.number * threads;
-    for (int64_t part = first; part <= first + threads; ++part)
-        borders.push_back(part == 0        ? 0
-                          : part == all    ? std::numeric_limits<int64_t>::max()
-                          : sample.empty() ? 0
-                                           : sample[sample.size() * part / all]);
+    auto rest = sample.begin();  // what is before it is no larger, as borders rise
+    for (int64_t part = first; part <= first + threads; ++part) {
+        const auto border = sample.begin() + sample.size() * part / all;
+        if (border != sample.end()) std::nth_element(rest, border, sample.end());
+        borders.push_back(part == 0     ? 0
+                          : part == all ? std::numeric_limits<int64_t>::max()
+                          : N == 0      ? 0
+                                        : *border);
+        rest = border;
+    }
     return borders;
 }
 
@@ -266,4 +270,12 @@ extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* 
             for_each_row<known()>(K, part, grads, 0, update);
         });
     });
+}
+
+// Steps N weights along their gradients.
+extern "C" void adam(int64_t N, const float* gradients, float* weights, float* first, float* second,
+                     float rate, float beta1, float beta2, float epsilon) {
+    const Adam adam{beta1, beta2, epsilon};
+    for (int64_t n = 0; n < N; ++n)
+        weights[n] -= step(gradients[n], rate, adam, first + n, second + n);
 }

@@ -1,4 +1,4 @@
-"""Lazy Adam for CPUs: ``rows.cpp`` on tensors of torch.
+"""Adam for CPUs, lazy and dense: ``rows.cpp`` on tensors of torch.
 
 Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 """
@@ -32,10 +32,15 @@ def library() -> CDLL | None:
         The kernel; None where it cannot be compiled, which is logged once.
     """
     kernel = load(
-        "vectors.h", "rows.cpp", otherwise="training goes without the kernel of lazy Adam, slower"
+        "vectors.h", "rows.cpp", otherwise="training goes without the kernel of Adam, slower"
     )
     if kernel is not None:
+        number, array, real = (c_int64,), (c_void_p,), (c_float,)
+        look_ups = 3 * number + array + 2 * (array + number) + 2 * number  # and share
         kernel.sum_rows.restype = c_int64
+        kernel.sum_rows.argtypes = look_ups + 2 * array
+        kernel.lazy_adam.argtypes = look_ups + 3 * array + 5 * real
+        kernel.adam.argtypes = number + 4 * array + 4 * real
     return kernel
 
 
@@ -74,9 +79,7 @@ def sum_rows(
     kernel = library()
     assert kernel is not None  # as serves() has seen
     found = kernel.sum_rows(
-        *_gradients(rows, embedding, linear),
-        *map(c_int64, share),
-        *(c_void_p(distinct.data_ptr()), _pointer(sums)),
+        *_look_ups(rows, embedding, linear), *share, distinct.data_ptr(), sums.data_ptr()
     )
     return distinct[:found], sums[:found]
 
@@ -111,28 +114,48 @@ def lazy_adam(
     kernel = library()
     assert kernel is not None  # as serves() has seen
     kernel.lazy_adam(
-        *_gradients(rows, embedding, linear),
-        *map(c_int64, share),
-        *map(_pointer, tables),
-        *map(c_float, (*rates, *betas, epsilon)),
+        *_look_ups(rows, embedding, linear),
+        *share,
+        *(table.data_ptr() for table in tables),
+        *(*rates, *betas, epsilon),
     )
 
 
-def _gradients(rows: Tensor, embedding: Tensor, linear: Tensor) -> list[c_int64 | c_void_p]:
-    """What both functions of the kernel begin with. Gradients may be parts of a larger array."""
-    sizes = (len(rows), embedding.shape[1], torch.get_num_threads())  # N, K, threads
-    return [
-        *map(c_int64, sizes),
-        c_void_p(rows.data_ptr()),
-        *(_pointer(embedding), c_int64(embedding.stride(0))),
-        *(_pointer(linear), c_int64(linear.stride(0))),
-    ]
+def adam(
+    gradients: Tensor,
+    weights: Tensor,
+    moments: tuple[Tensor, Tensor],
+    *,
+    rate: float,
+    betas: tuple[float, float],
+    epsilon: float,
+) -> None:
+    """A step of Adam, for tensors that the kernel :func:`serves`.
+
+    Args:
+        gradients: Gradients (D,).
+        weights: Weights (D,), changed in place.
+        moments: Their first and second moments (D,), changed in place.
+        rate: The step size, with the bias of the moments corrected.
+        betas: Decay of the moments.
+        epsilon: Added to the denominator.
+    """
+    kernel = library()
+    assert kernel is not None  # as serves() has seen
+    arrays = (t.data_ptr() for t in (gradients, weights, *moments))
+    kernel.adam(len(gradients), *arrays, rate, *betas, epsilon)
+
+
+def _look_ups(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[int, ...]:
+    """What both functions of look-ups begin with. Gradients may be parts of a larger array."""
+    return (
+        *(len(rows), embedding.shape[1], torch.get_num_threads()),  # N, K, threads
+        rows.data_ptr(),
+        *(embedding.data_ptr(), embedding.stride(0)),
+        *(linear.data_ptr(), linear.stride(0)),
+    )
 
 
 def _packed(table: Tensor) -> Tensor:
     """The same with neighbouring columns next to each other; rows may lie apart."""
     return table if table.stride(1) == 1 else table.contiguous()
-
-
-def _pointer(tensor: Tensor) -> c_void_p:
-    return c_void_p(tensor.data_ptr())

@@ -63,29 +63,28 @@ def gradients(
         slots' embeddings (B, S, K) and of their linear weights (B, S).
     """
     size, slots = rows.shape
-    attention = model.attention
-    units, k = attention.W.shape
-    batch = _Batch(slots, *map(_address, (rows, model.field_of_slot, x, labels, weights)))
-    dense = (attention.W, attention.b, attention.h, attention.pair_bias, model.p, model.bias)
+    attention, embedding = model.attention, model.embedding
+    W, b, h, pair_bias = attention.W, attention.b, attention.h, attention.pair_bias
+    units, k = W.shape
+    dense = (W, b, h, pair_bias, model.p, model.bias)
     for weight in dense:
-        if weight.requires_grad and weight.grad is None:
+        if weight.grad is None and weight.requires_grad:
             weight.grad = torch.empty_like(weight)
-    embedding, linear = into or (x.new_empty(size, slots, k), x.new_empty(size, slots))
-    of_dense = (weight.grad for weight in dense)
-    tables = (model.embedding, model.linear, attention.pair_bias, model.p, model.bias)
+    of_slots = into or (x.new_empty(size, slots, k), x.new_empty(size, slots))
     rates = model.embedding_dropout.p, model.dropout.p
     seed = int(torch.randint(2**63 - 1, ())) if any(rates) else 0
+    tables = map(_address, (embedding, model.linear, pair_bias, model.p, model.bias))
     kernel = cpu.library()
     assert kernel is not None  # as serves() has seen
     loss = kernel.afm_step(
-        *map(c_int64, (size, model.fields, k, units, torch.get_num_threads())),
-        *(c_void_p(_address(t)) for t in (attention.W, attention.b, attention.h)),
-        byref(batch),
-        byref(_Tables(*map(_address, tables), model.scale, shrinkage)),
+        *(size, model.fields, k, units, torch.get_num_threads()),
+        *map(_address, (W, b, h)),
+        byref(_Batch(slots, *map(_address, (rows, model.field_of_slot, x, labels, weights)))),
+        byref(_Tables(*tables, model.scale, shrinkage)),
         byref(_Settings(*rates, seed, 1 / global_rows, l2)),
-        byref(_Gradients(*map(_address, (embedding, linear, *of_dense)))),
+        byref(_Gradients(*map(_address, (*of_slots, *(weight.grad for weight in dense))))),
     )
-    return torch.tensor(loss, dtype=torch.float64), embedding, linear
+    return torch.tensor(loss, dtype=torch.float64), *of_slots
 
 
 def _address(tensor: Tensor | None) -> int | None:

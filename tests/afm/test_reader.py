@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from petastorm.etl.dataset_metadata import ROW_GROUPS_PER_FILE_KEY, UNISCHEMA_KEY
 from petastorm.etl.legacy import depickle_legacy_package_name_compatible
@@ -165,13 +166,13 @@ def test_row_groups_that_are_done_are_not_read(
     tmp_path: Path, layout: Layout, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_features(tmp_path, {"train": numbered(320)}, group_rows=20)
-    read, real = [], Rows.of
+    read, real = [], Rows.fill
 
-    def of(layout: Layout, weighted: bool, columns: dict[str, np.ndarray]) -> Rows:
+    def fill(to: Rows, layout: Layout, first: int, columns: dict[str, np.ndarray]) -> int:
         read.append(len(columns["label"]))
-        return real(layout, weighted, columns)
+        return real(to, layout, first, columns)
 
-    monkeypatch.setattr(Rows, "of", of)
+    monkeypatch.setattr(Rows, "fill", fill)
     part = parts_of(tmp_path, layout, 1)[0]
     list(part.batches(Shuffle(seed=0, epoch=1, buffer=40), [Leg(1, 18)]))
     assert sum(read) == 40  # of the 32 rows that are left
@@ -253,6 +254,19 @@ def test_index_outside_its_vocabulary_is_an_error(tmp_path: Path, layout: Layout
     with pytest.raises(
         TableError, match=r"cannot use the features table: field user: index 42…42 outside"
     ):
+        list(parts_of(tmp_path, layout, 1)[0].batches())
+
+
+def test_lists_of_several_lengths_are_an_error(tmp_path: Path, layout: Layout) -> None:
+    """They have as many values together as those of a table that is right."""
+    write_features(tmp_path, {"train": numbered(3)})
+    (file,) = (tmp_path / "features").rglob("*.parquet")
+    table = parquet.read_table(file, partitioning=None)
+    place = table.schema.get_field_index("genres")
+    lists = pa.array([[1, 1, 1], [1], [1] * 5], table.schema.field(place).type)
+    parquet.write_table(table.set_column(place, "genres", lists), file)
+    message = "field genres: lists of 1 to 5 values, not of one length"
+    with pytest.raises(TableError, match=message):
         list(parts_of(tmp_path, layout, 1)[0].batches())
 
 
