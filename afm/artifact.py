@@ -42,6 +42,7 @@ from features.spec import FeatureSpec
 
 LATEST = "latest"
 WEIGHTS, CURVES, MANIFEST = "weights.safetensors", "curves.json", "manifest.json"
+_AGAIN = "Delete the folder and run jobs/train.py"
 LIBRARIES = ("torch", "horovod", "petastorm", "pyarrow", "deltalake", "numpy", "safetensors")
 
 
@@ -279,18 +280,19 @@ def read_manifest(folder: Path) -> Manifest | None:
     try:
         manifest = Manifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        first = error.errors()[0]
-        raise ArtifactError(
-            f"{path} is damaged or from another version of this code "
-            f"({'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}). "
-            "Delete the folder and run jobs/train.py"
-        ) from None
+        raise ArtifactError(_damaged(path, error)) from None
     if manifest.spec.hash != manifest.spec_hash:
         raise ArtifactError(
-            f"{path}: its spec does not have the hash {manifest.spec_hash} that it names. "
-            "Delete the folder and run jobs/train.py"
+            f"{path}: its spec does not have the hash {manifest.spec_hash} that it names. {_AGAIN}"
         )
     return manifest
+
+
+def _damaged(path: Path, error: ValidationError) -> str:
+    """What to say of a file that is not what it should be."""
+    first = error.errors()[0]
+    found = f"{'.'.join(map(str, first['loc'])) or 'file'}: {first['msg']}"
+    return f"{path} is damaged or from another version of this code ({found}). {_AGAIN}"
 
 
 def read_curves(folder: Path) -> tuple[Epoch, ...]:
@@ -301,8 +303,17 @@ def read_curves(folder: Path) -> tuple[Epoch, ...]:
 
     Returns:
         Its epochs.
+
+    Raises:
+        ArtifactError: The file is damaged, or not there.
     """
-    return curves_from_json((folder / CURVES).read_bytes())
+    path = folder / CURVES
+    try:
+        return curves_from_json(path.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path} ({error}). {_AGAIN}") from None
+    except ValidationError as error:
+        raise ArtifactError(_damaged(path, error)) from None
 
 
 def load(models_root: str | Path, model: str, run: str | None = None) -> Artifact:
@@ -348,15 +359,13 @@ def load_run(folder: Path) -> Artifact:
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
-        raise ArtifactError(
-            f"cannot read {folder / WEIGHTS} ({error}). Delete the folder and run jobs/train.py"
-        ) from None
+        raise ArtifactError(f"cannot read {folder / WEIGHTS} ({error}). {_AGAIN}") from None
     artifact = Artifact(folder=folder, manifest=manifest, weights=weights)
     rows = weights["embedding"].shape[0] if "embedding" in weights else 0
     if rows != artifact.layout.rows:
         raise ArtifactError(
             f"{folder / WEIGHTS} holds {rows} embeddings, but its manifest describes "
-            f"{artifact.layout.rows}. Delete the folder and run jobs/train.py"
+            f"{artifact.layout.rows}. {_AGAIN}"
         )
     try:
         for name, array in weights.items():
@@ -365,13 +374,12 @@ def load_run(folder: Path) -> Artifact:
         Parameters.of(weights, artifact.layout, manifest.config.model.scale)
     except ValueError as error:
         raise ArtifactError(
-            f"{folder / WEIGHTS} does not fit its manifest ({error}). "
-            "Delete the folder and run jobs/train.py"
+            f"{folder / WEIGHTS} does not fit its manifest ({error}). {_AGAIN}"
         ) from None
     if hash_of(weights) != manifest.weights_hash:
         raise ArtifactError(
             f"{folder / WEIGHTS} is damaged or from another version of this code: its weights are "
-            "not those that its manifest names. Delete the folder and run jobs/train.py"
+            f"not those that its manifest names. {_AGAIN}"
         )
     return artifact
 

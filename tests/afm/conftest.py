@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from afm.ranks import Ranks
 from afm.slots import Layout
 from conf.schema import Config
 from features.spec import FeatureSpec
@@ -61,3 +62,9 @@ def config_of() -> ConfigOf:
         )
 
     return make
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Ranks:
+    """This process alone."""
+    return Ranks()

@@ -166,6 +166,16 @@ def test_missing_or_damaged_weights_are_an_error(config: Config, save_run: SaveR
             load(config.models_root, "afm")
 
 
+def test_missing_or_damaged_curves_are_an_error(config: Config, save_run: SaveRun) -> None:
+    path = save_run("first") / "curves.json"
+    path.write_text(path.read_text()[:60])
+    with pytest.raises(ArtifactError, match=r"curves\.json is damaged .*\(file: Invalid JSON.*run"):
+        artifact.read_curves(path.parent)
+    path.unlink()
+    with pytest.raises(ArtifactError, match=r"cannot read .*curves\.json .*Delete the folder"):
+        artifact.read_curves(path.parent)
+
+
 def test_a_weight_that_has_changed_is_an_error(config: Config, save_run: SaveRun) -> None:
     path = save_run("first") / "weights.safetensors"
     stored = bytearray(path.read_bytes())

@@ -33,7 +33,7 @@ from tests.afm.planted import ITEMS, planted_rows, write_features, write_prepare
 from tests.afm.random_models import encoded
 from tests.afm.some_metrics import smooth
 from tests.afm.test_optimizers import densely_stepped, stepped
-from tests.afm.test_train import Killed, command, kill_in_epoch, one_thread  # noqa: F401
+from tests.afm.training import Killed, command, kill_in_epoch, one_thread  # noqa: F401
 
 ConfigOf = Callable[..., Config]
 

@@ -18,7 +18,7 @@ from afm.lazy_adam import LazyAdam
 from afm.look_ups import looked_up, plain_sum_rows, sum_rows
 from afm.ranks import Ranks
 from tests.afm.lazy_steps import random_batch, random_tables, state_of, steps_of
-from tests.afm.test_train import command
+from tests.afm.training import command
 
 
 @pytest.fixture(params=["kernel", "plain"])

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -26,26 +26,13 @@ from afm.ranks import Ranks
 from afm.tensorboard_log import TensorBoardLog
 from afm.train import train
 from conf.schema import Config
+from tests.afm.training import one_thread  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 BOTH = ["tensorboard", "mlflow"]
 
 ConfigOf = Callable[..., Config]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are faster on one thread, and other test processes want theirs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Ranks:
-    return Ranks()
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ import pytest
 
 from afm.machine import machine_of
 from afm.ranks import Ranks
-from tests.afm.test_train import command
+from tests.afm.training import command
 
 
 @pytest.fixture(scope="module")

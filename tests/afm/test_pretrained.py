@@ -20,7 +20,7 @@ from conf.training import ModelConfig
 from features.spec import FeatureSpec
 from tests.afm.planted import write_prepared
 from tests.afm.some_metrics import smooth
-from tests.afm.test_train import Killed, kill_at_step
+from tests.afm.training import Killed, kill_at_step
 
 ConfigOf = Callable[..., Config]
 Run = Callable[..., Manifest]

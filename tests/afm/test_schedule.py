@@ -1,4 +1,4 @@
-"""Learning rates against torch's schedulers, and what makes an epoch better."""
+"""Learning rates against torch's schedulers, which epoch is the best, and when training ends."""
 
 import pytest
 import torch
@@ -7,13 +7,9 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from afm.artifact import Epoch
-from afm.schedule import learning_rate, quality, reductions
+from afm.schedule import best_epoch, is_over, learning_rate, quality, reductions
 from conf.training import Plateau, Schedule, TrainConfig
-from tests.afm.some_metrics import metrics_of
-
-
-def curves_of(*aucs: float) -> list[Epoch]:
-    return [Epoch(n, 0.5, metrics_of(auc=auc), 1.0) for n, auc in enumerate(aucs, 1)]
+from tests.afm.some_metrics import curves_of, metrics_of
 
 
 @settings(deadline=None)  # torch imports much at its first scheduler
@@ -59,3 +55,28 @@ def test_less_loss_is_better_and_more_auc() -> None:
     assert quality(high, "auc") > quality(low, "auc")
     assert quality(high, "log_loss") < quality(low, "log_loss")
     assert quality(high, "rmse") < quality(low, "rmse")
+
+
+def test_best_epoch_is_the_first_of_equals() -> None:
+    assert best_epoch(curves_of(0.5, 0.7, 0.7), "auc") == 2
+
+
+def test_best_epoch_is_that_of_the_metric_that_counts() -> None:
+    found = [(0.5, 0.6, 0.8), (0.7, 0.5, 0.9), (0.6, 0.4, 1.0)]
+    curves = [
+        Epoch(n, 0.5, metrics_of(auc=a, log_loss=b, rmse=c), 1.0)
+        for n, (a, b, c) in enumerate(found, 1)
+    ]
+    assert [best_epoch(curves, m) for m in ("auc", "log_loss", "rmse")] == [2, 3, 1]
+    waiting = {"patience": 2, "epochs": 9}
+    over = [is_over(curves, TrainConfig(stop_on=m, **waiting)) for m in ("auc", "log_loss", "rmse")]
+    assert over == [False, False, True]
+
+
+def test_training_is_over_after_the_last_epoch_or_without_progress() -> None:
+    settings = TrainConfig(epochs=4, patience=2)
+    assert not is_over([], settings)
+    assert not is_over(curves_of(0.7, 0.6), settings)
+    assert is_over(curves_of(0.7, 0.6, 0.7), settings)
+    assert not is_over(curves_of(0.5, 0.6, 0.7), settings)
+    assert is_over(curves_of(0.5, 0.6, 0.7, 0.8), settings)

@@ -5,7 +5,7 @@ import io
 import json
 import shutil
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,26 +26,13 @@ from conf.load import load as load_config
 from conf.schema import Config
 from conf.training import Range
 from tests.afm.some_metrics import metrics_of
+from tests.afm.training import one_thread  # noqa: F401
 
 CPU = torch.device("cpu")
 RATES = {"train.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
 SIZES = {"model.embedding_size": {"low": 2, "high": 8, "step": 2}}
 
 ConfigOf = Callable[..., Config]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors are faster on one thread, and other test processes want theirs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(scope="module")
-def ranks() -> Ranks:
-    return Ranks()
 
 
 @pytest.fixture

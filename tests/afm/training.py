@@ -1,0 +1,87 @@
+"""Training in tests: in this process, until it is killed, or as a command."""
+
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from afm import train as train_module
+from afm.artifact import Manifest, load
+from afm.metrics import Metrics
+from afm.optimizers import Optimizers
+from afm.progress import Progress
+from afm.ranks import Ranks
+from afm.train import train
+from conf.schema import Config
+
+ROOT = Path(__file__).parents[2]
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors are faster on one thread, and other test processes want theirs."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(config: Config, ranks: Ranks) -> tuple[Manifest, str]:
+    """Trains; the manifest and what was reported."""
+    stream = io.StringIO()
+    return train(config, ranks, Progress(stream), CPU), stream.getvalue()
+
+
+def weights_of(config: Config) -> dict[str, np.ndarray]:
+    return load(config.models_root, config.model.name).weights
+
+
+def assert_same_weights(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+class Killed(BaseException):
+    """As abrupt as a kill, as far as training is concerned."""
+
+
+def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """Lets training die while it measures an epoch, before that is kept."""
+    real, calls = train_module.measure, iter(range(1, 100))
+
+    def measure(*arguments: object) -> Metrics:
+        if next(calls) == epoch:
+            raise Killed
+        return real(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(train_module, "measure", measure)
+
+
+def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Lets training die after a step, counted over all epochs."""
+    real, calls = Optimizers.step, iter(range(1, 1000))
+
+    def one(*arguments: object) -> None:
+        real(*arguments)  # type: ignore[arg-type]
+        if next(calls) == step:
+            raise Killed
+
+    monkeypatch.setattr(Optimizers, "step", one)
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    return subprocess.run(
+        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
