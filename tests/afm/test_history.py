@@ -33,7 +33,8 @@ from tests.afm.planted import ITEMS, planted_rows, write_features, write_prepare
 from tests.afm.random_models import encoded
 from tests.afm.some_metrics import smooth
 from tests.afm.test_optimizers import densely_stepped, stepped
-from tests.afm.training import Killed, command, kill_in_epoch, one_thread  # noqa: F401
+from tests.afm.training import Killed, kill_in_epoch, one_thread  # noqa: F401
+from tests.jobs.commands import train as train_by
 
 ConfigOf = Callable[..., Config]
 
@@ -391,11 +392,7 @@ def test_two_ranks_train_the_model_of_one(
     one = trained(config)
     path = prepared_root / "conf.yaml"
     path.write_text(yaml.safe_dump(json.loads(config.model_dump_json(exclude_defaults=True))))
-    result = command(
-        *("horovodrun", "-np", "2", "python", "jobs/train.py", str(path)),
-        f"tables.models={prepared_root}/two",
-    )
-    assert result.returncode == 0, result.stderr
+    train_by(2, path, f"tables.models={prepared_root}/two")
     two = load(prepared_root / "two", "afm")
     assert two.manifest.ranks == 2
     for name, array in one.items():

@@ -17,6 +17,7 @@ import yaml
 from afm import checkpoint
 from afm.artifact import Artifact, load, read_curves
 from conf.schema import Config
+from tests.jobs.commands import HOROVODRUN
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = os.environ | {
@@ -60,7 +61,7 @@ def start(config_file: Path) -> Iterator[Start]:
         own = f"tables.models={config_file.parent / models}", f"train.epochs={epochs}"
         run = subprocess.Popen(
             # With --gloo it does not import torch to see whether it could use MPI.
-            ["horovodrun", "--gloo", *options, "python", "jobs/train.py", str(config_file), *own],
+            [*HOROVODRUN, *options, "python", "jobs/train.py", str(config_file), *own],
             cwd=ROOT,
             env=ENVIRONMENT,
             stdout=subprocess.PIPE,

@@ -18,7 +18,7 @@ from afm.lazy_adam import LazyAdam
 from afm.look_ups import looked_up, plain_sum_rows, sum_rows
 from afm.ranks import Ranks
 from tests.afm.lazy_steps import random_batch, random_tables, state_of, steps_of
-from tests.afm.training import command
+from tests.jobs.commands import HOROVODRUN, command
 
 
 @pytest.fixture(params=["kernel", "plain"])
@@ -207,10 +207,7 @@ def test_more_threads_than_look_ups(both_threads: Callable[[int], None]) -> None
 
 
 def test_two_ranks_step_as_one(tmp_path: Path) -> None:
-    result = command(
-        *("horovodrun", "-np", "2"), *("python", "-m", "tests.afm.lazy_steps", str(tmp_path))
-    )
-    assert result.returncode == 0, result.stderr
+    command(*HOROVODRUN, "-np", 2, "python", "-m", "tests.afm.lazy_steps", tmp_path)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     for a, b, alone in zip(first, second, steps_of(Ranks()), strict=True):
         assert torch.equal(a, b)

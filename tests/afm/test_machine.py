@@ -6,17 +6,14 @@ import pytest
 
 from afm.machine import machine_of
 from afm.ranks import Ranks
-from tests.afm.training import command
+from tests.jobs.commands import HOROVODRUN, command
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
     """What each of three ranks has seen."""
     folder = tmp_path_factory.mktemp("told")
-    result = command(
-        *("horovodrun", "-np", "3"), *("python", "-m", "tests.afm.neighbours", str(folder))
-    )
-    assert result.returncode == 0, result.stderr
+    command(*HOROVODRUN, "-np", 3, "python", "-m", "tests.afm.neighbours", folder)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(3)]
 
 

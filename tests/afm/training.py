@@ -1,11 +1,7 @@
-"""Training in tests: in this process, until it is killed, or as a command."""
+"""Training in tests, in this process, to its end or until it is killed."""
 
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,7 +16,6 @@ from afm.ranks import Ranks
 from afm.train import train
 from conf.schema import Config
 
-ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
 
 
@@ -75,13 +70,3 @@ def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise Killed
 
     monkeypatch.setattr(Optimizers, "step", one)
-
-
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "PYTHONPATH": str(ROOT),
-    }
-    return subprocess.run(
-        arguments, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from afm.alone import alone
 from tests.conftest import JVM
 from tests.faults.pipeline import CONF
-from tests.jobs.commands import BIN, ENVIRONMENT, ROOT, command
+from tests.jobs.commands import BIN, ENVIRONMENT, HOROVODRUN, ROOT, command
 
 # As drivers start that conf/spark.conf describes. Each job has executors of its own, and some more
 # where they are killed.
@@ -61,8 +61,8 @@ class Cluster(NamedTuple):
         ]
 
     def train(self, ranks: int, *arguments: object) -> list[str]:
-        """``horovodrun -np RANKS python train.py …``"""
-        return ["horovodrun", "-np", str(ranks), str(self.python), "train.py", *words(arguments)]
+        """``horovodrun --gloo -np RANKS python train.py …``"""
+        return [*HOROVODRUN, "-np", str(ranks), str(self.python), "train.py", *words(arguments)]
 
     def run(self, words: list[str], **more: str) -> str:
         """Runs a command in the cluster's folder and returns what it printed."""

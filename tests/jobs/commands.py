@@ -28,6 +28,8 @@ ENVIRONMENT = os.environ | {
 }
 
 SUBMIT = ("spark-submit", "--properties-file", "conf/spark.conf")
+# Without --gloo it begins by importing torch twice more, to see whether MPI came along.
+HOROVODRUN = ("horovodrun", "--gloo")
 
 
 def command(
@@ -56,8 +58,8 @@ def spark(job: str, *arguments: object, check: bool = True) -> subprocess.Comple
 
 
 def train(ranks: int, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:
-    """``horovodrun -np RANKS python jobs/train.py …``"""
-    return command("horovodrun", "-np", ranks, "python", "jobs/train.py", *arguments, check=check)
+    """``horovodrun --gloo -np RANKS python jobs/train.py …``"""
+    return command(*HOROVODRUN, "-np", ranks, "python", "jobs/train.py", *arguments, check=check)
 
 
 def here(job: str, *arguments: object, check: bool = True) -> subprocess.CompletedProcess[str]:

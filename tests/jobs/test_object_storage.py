@@ -18,7 +18,7 @@ from pyarrow.fs import LocalFileSystem, S3FileSystem, copy_files
 
 from afm.artifact import load
 from tests.faults.pipeline import SMALL, done_here
-from tests.jobs.commands import ENVIRONMENT, ROOT, command
+from tests.jobs.commands import ENVIRONMENT, HOROVODRUN, ROOT, command
 from tests.jobs.scored import CROSSES, FIELDS, small_log
 
 pytestmark = [pytest.mark.faults, pytest.mark.spark, pytest.mark.timeout(1800)]
@@ -152,7 +152,7 @@ def on_s3(folder: Path, server: Server, spark_conf: Path, config_file: Path) -> 
         source_filesystem=server.filesystem(),
         destination_filesystem=LocalFileSystem(),
     )
-    ranks = ("horovodrun", "-np", 2, "python", "jobs/train.py")
+    ranks = (*HOROVODRUN, "-np", 2, "python", "jobs/train.py")
     command(*ranks, *where, **server.variables)
     submit("evaluate")
     submit("score")
@@ -178,7 +178,7 @@ def in_a_folder(spark, folder: Path, config_file: Path, on_s3: Outcome) -> Outco
 
     run("prepare", local)
     prepared = tables(local, *TABLES)
-    train = ("horovodrun", "-np", 2, "python", "jobs/train.py", config_file)
+    train = (*HOROVODRUN, "-np", 2, "python", "jobs/train.py", config_file)
     command(*train, f"tables.root={copied}")
     run("evaluate", copied)
     run("score", copied)

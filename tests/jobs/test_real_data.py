@@ -19,7 +19,7 @@ from afm.train import train as train_model
 from conf.load import load as load_config
 from conf.schema import Config
 from features.prepare import prepare
-from tests.jobs.commands import ROOT, here, spark, train
+from tests.jobs.commands import ROOT, here, train
 
 pytestmark = [pytest.mark.spark, pytest.mark.data]
 
@@ -28,7 +28,7 @@ def frame(root: Path, name: str) -> pd.DataFrame:
     return DeltaTable(str(root / name)).to_pandas()
 
 
-def test_kuairand_joins_log_users_and_videos(request, shared_data: Path, tmp_path: Path) -> None:
+def test_kuairand_joins_log_users_and_videos(spark, shared_data: Path, tmp_path: Path) -> None:
     data = shared_data / "kuairand_pure"
     yaml = ROOT / "conf" / "kuairand.yaml"
     where = [
@@ -37,9 +37,8 @@ def test_kuairand_joins_log_users_and_videos(request, shared_data: Path, tmp_pat
         f"source.items.path={data}/video_features_basic_pure.csv.gz",
         f"tables.root={tmp_path}",
     ]
-    spark("prepare", yaml, *where)
+    here("prepare", yaml, *where)
     train(2, yaml, *where, "train.epochs=1")
-    request.getfixturevalue("spark")  # the name is taken by the command here
     here("evaluate", yaml, *where)
     here("score", yaml, *where, "score.top_k=5")
 
@@ -110,7 +109,7 @@ def run_all(spark, config: Config, root: Path) -> pd.DataFrame:
     return frame(root, "metrics").set_index("model")
 
 
-def test_criteo_numbers_and_categories(request, shared_data: Path, tmp_path: Path) -> None:
+def test_criteo_numbers_and_categories(spark, shared_data: Path, tmp_path: Path) -> None:
     config = load_config(
         ROOT / "conf" / "criteo.yaml",
         [
@@ -119,13 +118,13 @@ def test_criteo_numbers_and_categories(request, shared_data: Path, tmp_path: Pat
             "train.epochs=3",
         ],
     )
-    metrics = run_all(request.getfixturevalue("spark"), config, tmp_path)
+    metrics = run_all(spark, config, tmp_path)
     assert len(load(tmp_path / "models", "afm").layout.inputs) == 39
     assert metrics.loc["afm", "auc"] > 0.65
     assert frame(tmp_path, "features")["I2"].notna().all()
 
 
-def test_ml100k_tables_without_headers(request, shared_data: Path, tmp_path: Path) -> None:
+def test_ml100k_tables_without_headers(spark, shared_data: Path, tmp_path: Path) -> None:
     data = shared_data / "ml100k"
     csv = {"format": "csv"}
     config = Config.model_validate(
@@ -157,14 +156,14 @@ def test_ml100k_tables_without_headers(request, shared_data: Path, tmp_path: Pat
             "tables": {"root": str(tmp_path)},
         }
     )
-    metrics = run_all(request.getfixturevalue("spark"), config, tmp_path)
+    metrics = run_all(spark, config, tmp_path)
     assert metrics.loc["afm", "auc"] > 0.7
     jobs.score.main(config)
     assert (frame(tmp_path, "scores").groupby("user_key").size() == 10).all()
 
 
 def test_ml_latest_small_titles_with_commas_and_quotes(
-    request, shared_data: Path, tmp_path: Path
+    spark, shared_data: Path, tmp_path: Path
 ) -> None:
     data = shared_data / "ml_latest_small"
     config = Config.model_validate(
@@ -194,7 +193,7 @@ def test_ml_latest_small_titles_with_commas_and_quotes(
             "tables": {"root": str(tmp_path)},
         }
     )
-    metrics = run_all(request.getfixturevalue("spark"), config, tmp_path)
+    metrics = run_all(spark, config, tmp_path)
     assert metrics.loc["afm", "auc"] > 0.7
     titles = frame(tmp_path, "items").set_index("item_key")["title"]
     expected = pd.read_csv(data / "movies.csv").set_index("movieId")["title"]

@@ -11,7 +11,7 @@ import yaml
 from afm.artifact import load
 from features.spec import FeatureSpec
 from tests.afm.planted import make_spec, planted_rows, write_features, write_prepared
-from tests.jobs.commands import ENVIRONMENT, ROOT, command, here
+from tests.jobs.commands import ENVIRONMENT, HOROVODRUN, ROOT, command, here
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_search_on_two_ranks(pipeline: Path) -> None:
     # The values of the file diverge: both ranks have to go on with the next trial.
     overrides = ["trials=4", "train.learning_rate=1.0e+30", "model.embedding_size=4"]
     overrides.append("tune.ranges.train.learning_rate={choices: [1.0e+30, 1.0e-2]}")
-    two = ["horovodrun", "-np", "2", "python", "jobs/tune.py", pipeline, *overrides]
+    two = [*HOROVODRUN, "-np", "2", "python", "jobs/tune.py", pipeline, *overrides]
     result = command(*two)
     lines = [line.partition(":")[2] for line in result.stdout.splitlines()]
     assert result.stderr.count("  diverged  ") >= 1
