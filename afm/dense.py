@@ -1,9 +1,9 @@
 """Steps of the few weights that are not in tables, by Adam or Adagrad.
 
-They are stepped as one vector. Float32 on CPUs is stepped by a kernel, since torch takes ten times
-as long to begin as so few numbers need; all else by the functions inside of torch's classes, since
-those loop over weights. They are stepped on one thread: others would wait for the next step,
-spinning, and keep the cores from all else.
+They are stepped as one vector. Float32 on CPUs is stepped by a kernel for Adam, as calling torch
+takes longer than the step; all else by the functions inside of torch's classes, as those loop over
+weights. They are stepped on one thread: others would wait for the next step, spinning, and keep the
+cores from all else.
 
 Letters: N numbers of all weights together.
 """

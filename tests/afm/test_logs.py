@@ -20,13 +20,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from afm import train as train_module
 from afm.artifact import Manifest, load, read_curves
 from afm.errors import TrainError
-from afm.metrics import Metrics
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.tensorboard_log import TensorBoardLog
 from afm.train import train
 from conf.schema import Config
-from tests.afm.training import one_thread  # noqa: F401
+from tests.afm.training import Killed, kill_in_epoch, one_thread  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -100,22 +99,6 @@ def expected(config: Config, manifest: Manifest) -> dict[str, list[tuple[int, fl
     for name in asdict(curves[0].validation):
         by_name[f"validation/{name}"] = [(e.number, getattr(e.validation, name)) for e in curves]
     return by_name
-
-
-class Killed(BaseException):
-    """As abrupt as a kill, as far as training is concerned."""
-
-
-def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
-    """Lets training die while it measures an epoch: the one before is kept and logged."""
-    real, calls = train_module.measure, iter(range(1, 100))
-
-    def measure(*arguments: object) -> Metrics:
-        if next(calls) == epoch:
-            raise Killed
-        return real(*arguments)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(train_module, "measure", measure)
 
 
 def test_logs_have_what_the_curves_have(

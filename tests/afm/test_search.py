@@ -17,7 +17,6 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from afm import search as search_module
 from afm.artifact import Epoch, load, load_run
 from afm.errors import TrainError
-from afm.optimizers import Optimizers
 from afm.ranks import Ranks
 from afm.search import Book, Found, configured, distribution, search
 from afm.train import train
@@ -26,7 +25,7 @@ from conf.load import load as load_config
 from conf.schema import Config
 from conf.training import Range
 from tests.afm.some_metrics import metrics_of
-from tests.afm.training import one_thread  # noqa: F401
+from tests.afm.training import Killed, kill_at_step, one_thread  # noqa: F401
 
 CPU = torch.device("cpu")
 RATES = {"train.learning_rate": {"low": 1e-3, "high": 1e-1, "log": True}}
@@ -129,22 +128,6 @@ def test_same_search_makes_the_same_trials(
     other, _ = run(searched(RATES, trials=3, seed=1), ranks)
     assert other.folder != first.folder
     assert [t.values for t in by_number(other)][1:] != [t.values for t in by_number(first)][1:]
-
-
-class Killed(BaseException):
-    """As abrupt as a kill, as far as the search is concerned."""
-
-
-def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Lets the process die after a step, counted over all trials."""
-    real, calls = Optimizers.step, iter(range(1, 10_000))
-
-    def one(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
-        if next(calls) == step:
-            raise Killed
-
-    monkeypatch.setattr(Optimizers, "step", one)
 
 
 def test_killed_search_ends_as_an_uninterrupted_one(

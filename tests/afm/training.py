@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from itertools import count
 
 import numpy as np
 import pytest
@@ -50,7 +51,7 @@ class Killed(BaseException):
 
 def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Lets training die while it measures an epoch, before that is kept."""
-    real, calls = train_module.measure, iter(range(1, 100))
+    real, calls = train_module.measure, count(1)
 
     def measure(*arguments: object) -> Metrics:
         if next(calls) == epoch:
@@ -61,8 +62,8 @@ def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 
 
 def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Lets training die after a step, counted over all epochs."""
-    real, calls = Optimizers.step, iter(range(1, 1000))
+    """Lets training die after a step, counted over all epochs, and trials."""
+    real, calls = Optimizers.step, count(1)
 
     def one(*arguments: object) -> None:
         real(*arguments)  # type: ignore[arg-type]
