@@ -79,16 +79,30 @@ class Dense:
         (self._step_by_kernel if fits else self._step_by_torch)(learning_rate, gradients)
         self.gradients.zero_()
 
-    def _step_by_kernel(self, learning_rate: float, gradients: Tensor) -> None:
-        """Adam; ε is inside of the correction of the moments, as torch has it."""
+    @property
+    def arrays(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Of Adam: gradients, weights, and their first and second moments, each (N,)."""
+        first, second = (self._memory[key] for key in MEMORY["adam"])
+        return self.gradients, self._weights, first, second
+
+    def advance(self, learning_rate: float) -> tuple[float, float]:
+        """Counts a step of Adam.
+
+        Args:
+            learning_rate: The step size.
+
+        Returns:
+            The step size with the bias of the moments corrected, and ε, which is inside of that
+            correction, as torch has it.
+        """
         self._steps += 1
         first, second = (1 - beta ** self._steps.item() for beta in BETAS)
-        kernel.adam(
-            *(gradients, self._weights, (self._memory["exp_avg"], self._memory["exp_avg_sq"])),
-            rate=learning_rate * math.sqrt(second) / first,
-            betas=BETAS,
-            epsilon=EPSILON * math.sqrt(second),
-        )
+        return learning_rate * math.sqrt(second) / first, EPSILON * math.sqrt(second)
+
+    def _step_by_kernel(self, learning_rate: float, gradients: Tensor) -> None:
+        _, weights, *moments = self.arrays
+        rate, epsilon = self.advance(learning_rate)
+        kernel.adam(gradients, weights, moments, rate=rate, betas=BETAS, epsilon=epsilon)
 
     @_on_one_thread()
     def _step_by_torch(self, learning_rate: float, gradients: Tensor) -> None:

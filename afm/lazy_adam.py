@@ -51,6 +51,22 @@ class LazyAdam(LazyRows):
         """All that it remembers, to be kept, or filled."""
         return super().state | {"steps": self.steps, "moments": self.memory}
 
+    @property
+    def tables(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings (R, K), linear weights (R,) and their moments (R, 2, K + 1)."""
+        return self.embedding, self.linear, self.memory
+
+    def advance(self) -> tuple[float, float]:
+        """Counts a step, and decays all embeddings by one.
+
+        Returns:
+            How far to step embeddings and linear weights, with the bias of the moments corrected.
+        """
+        self.steps += 1
+        t, (beta1, beta2) = int(self.steps), BETAS
+        rate = self.learning_rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)
+        return rate / self.shrink(), rate
+
     @torch.no_grad()
     def step(self, rows: Tensor, embedding: Tensor, linear: Tensor, share: Share = ALL) -> None:
         """Steps along the summed gradients of the rows that were looked up.
@@ -61,15 +77,11 @@ class LazyAdam(LazyRows):
             linear: Gradients of their linear weights (N,).
             share: Which of the rows to step.
         """
-        self.steps += 1
-        t, (beta1, beta2) = int(self.steps), BETAS
-        rate = self.learning_rate * math.sqrt(1 - beta2**t) / (1 - beta1**t)
-        tables = (self.embedding, self.linear, self.memory)
-        fits = kernel.serves(embedding, linear, *tables)
+        fits = kernel.serves(embedding, linear, *self.tables)
         update = kernel.lazy_adam if fits else plain_update
         update(
-            *(rows, embedding, linear, tables),
-            rates=(rate / self.shrink(), rate),
+            *(rows, embedding, linear, self.tables),
+            rates=self.advance(),
             betas=BETAS,
             epsilon=EPSILON,
             share=share,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from features.spec import MISSING, Input
@@ -76,16 +77,43 @@ def from_arrow(
 
     Returns:
         An array per field: (B,), or (B, width) for ``multi``.
+
+    Raises:
+        ValueError: Lists are not of the field's width.
     """
     columns = {}
     for field in inputs:
-        column = batch.column(field.name)
-        if isinstance(column, pa.ChunkedArray):
-            column = column.combine_chunks()
-        flat = column.flatten() if field.encode == "multi" else column
-        array = flat.to_numpy(zero_copy_only=False)
-        columns[field.name] = array.reshape(-1, field.width) if field.encode == "multi" else array
+        array = column_to_array(field.name, batch.column(field.name))
+        columns[field.name] = (
+            array.reshape(len(array), field.width) if field.encode == "multi" else array
+        )
     return columns
+
+
+def column_to_array(name: str, column: pa.Array | pa.ChunkedArray) -> NDArray[np.generic]:
+    """An encoded column as an array.
+
+    Args:
+        name: What it is called.
+        column: Numbers, or lists of them, B rows.
+
+    Returns:
+        Numbers (B,), or those of each row's list (B, length).
+
+    Raises:
+        ValueError: Lists have several lengths.
+    """
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if not pa.types.is_nested(whole.type):
+        array: NDArray[np.generic] = whole.to_numpy(zero_copy_only=False)
+        return array
+    lengths = pc.min_max(pc.list_value_length(whole)).as_py()
+    if lengths["min"] != lengths["max"]:
+        raise ValueError(
+            f"field {name}: lists of {lengths['min']} to {lengths['max']} values, not of one length"
+        )
+    flat: NDArray[np.generic] = whole.flatten().to_numpy(zero_copy_only=False)
+    return flat.reshape(len(whole), lengths["max"] or 0)
 
 
 def to_slots(

@@ -4,8 +4,6 @@ from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 from petastorm.arrow_reader_worker import ArrowReaderWorker
 from petastorm.reader import Reader
@@ -13,6 +11,7 @@ from petastorm.workers_pool.thread_pool import ThreadPool
 from pyarrow.parquet import ParquetFile
 
 from afm.errors import TableError
+from afm.slots import column_to_array
 from afm.storage import open_files, quieten_petastorm
 
 
@@ -82,21 +81,7 @@ class _Worker(ArrowReaderWorker):  # type: ignore[misc]
     ) -> dict[str, NDArray[np.generic]]:
         names = list(self._schema.fields)
         table = file.read_row_group(piece.row_group, columns=names, use_threads=False)
-        return {name: _array(name, table.column(name)) for name in table.column_names}
-
-
-def _array(name: str, column: pa.ChunkedArray) -> NDArray[np.generic]:
-    whole = column.combine_chunks()
-    if not pa.types.is_nested(whole.type):
-        array: NDArray[np.generic] = whole.to_numpy(zero_copy_only=False)
-        return array
-    lengths = pc.min_max(pc.list_value_length(whole)).as_py()
-    if lengths["min"] != lengths["max"]:
-        raise ValueError(
-            f"field {name}: lists of {lengths['min']} to {lengths['max']} values, not of one length"
-        )
-    flat: NDArray[np.generic] = whole.flatten().to_numpy(zero_copy_only=False)
-    return flat.reshape(len(whole), -1)
+        return {name: column_to_array(name, table.column(name)) for name in table.column_names}
 
 
 def all_rows(reader: Any, expected: int) -> Iterator[Any]:

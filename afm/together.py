@@ -45,7 +45,8 @@ class Together:
         slots: int,
     ) -> None:
         self._machine, self._optimizers, self._slots = machine, optimizers, slots
-        self._share = Share(ranks.rank, ranks.size)
+        self.share = Share(ranks.rank, ranks.size)
+        """Which rows of the tables this rank steps."""
         for table in (model.embedding, model.linear):
             table.data = machine.share(table.data)
         optimizers.lazy.move(model.embedding, model.linear, machine.share)
@@ -103,23 +104,53 @@ class Together:
         Raises:
             RankLost: Another rank has ended.
         """
-        looked_up = rows if x is None else torch.where(x != 0, rows, -1)
-        self._rows[self._slice(first, len(rows))] = looked_up.flatten()
-        self._dense[self._share.number] = self._optimizers.dense.gradients
-        self._machine.meet()
-        gradients = self._dense.sum(dim=0)
-        every = self._slice(0, global_rows)
-        share = self._share
-        look_ups = self._rows[every], self._embedding[every], self._linear[every]
+        look_ups, gradients = self.exchange(first, global_rows, rows, x)
+        share = self.share
         if (most := self._optimizers.clip_norm) is not None:
             # Only sums have the norm that the tables' gradients would have.
-            distinct, sums = sum_rows(*look_ups, self._share)
-            self._norms[self._share.number] = norm_of([sums])
+            distinct, sums = sum_rows(*look_ups, share)
+            self._norms[share.number] = norm_of([sums])
             self._machine.meet()
             norm = norm_of([self._norms, gradients])
             scale_down([sums, gradients], norm, most)
             look_ups, share = (distinct, sums[:, :-1], sums[:, -1]), ALL  # these are its own
         self._optimizers.take(learning_rate, gradients, look_ups, share)
+        self.end()
+
+    @torch.no_grad()
+    def exchange(
+        self, first: int, global_rows: int, rows: Tensor, x: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """Gives the others this rank's gradients, and gets those of all.
+
+        Args:
+            first: Rows of the step that lower ranks have.
+            global_rows: Those that all have.
+            rows: Embedding rows (B, S).
+            x: Their numbers (B, S); None if none is 0.
+
+        Returns:
+            The look-ups of all: embedding rows (N,), below 0 those of 0, and the gradients of their
+            embeddings (N, K) and linear weights (N,); and the sum of the gradients of the weights
+            that are not in tables (D,).
+
+        Raises:
+            RankLost: Another rank has ended.
+        """
+        looked_up = rows if x is None else torch.where(x != 0, rows, -1)
+        self._rows[self._slice(first, len(rows))] = looked_up.flatten()
+        self._dense[self.share.number] = self._optimizers.dense.gradients
+        self._machine.meet()
+        every = self._slice(0, global_rows)
+        look_ups = self._rows[every], self._embedding[every], self._linear[every]
+        return look_ups, self._dense.sum(dim=0)
+
+    def end(self) -> None:
+        """Ends a step: waits until every rank has stepped its share.
+
+        Raises:
+            RankLost: Another rank has ended.
+        """
         self._machine.meet()
         if self._optimizers.lazy.should_settle:
             self.settle()
@@ -130,7 +161,7 @@ class Together:
         Raises:
             RankLost: Another rank has ended.
         """
-        self._optimizers.lazy.settle(self._share)
+        self._optimizers.lazy.settle(self.share)
         self._machine.meet()
 
     def _slice(self, first: int, count: int) -> slice:

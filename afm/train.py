@@ -37,6 +37,7 @@ from afm.run import Plan, finished_run, make_plan
 from afm.schedule import best_epoch, is_over, learning_rate
 from afm.stopwatch import Stopwatch
 from afm.together import Together
+from afm.whole_step import WholeStep
 from conf.schema import Config
 from conf.secrets import without_secrets
 from conf.training import Loss, TrainConfig
@@ -50,6 +51,8 @@ class Trainee:
     optimizers: Optimizers
     together: Together | None
     """How ranks of one machine step."""
+    whole: WholeStep | None
+    """How it steps, where the kernel has all that it needs."""
     position: Position
     best: dict[str, Tensor]
     """Weights of the best epoch so far; only the leader keeps them."""
@@ -230,24 +233,9 @@ def _train_epoch(
     for step, batch in enumerate(reading.waiting_for(batches), before.steps + 1):
         # Dropout draws from torch's own generator; other ranks drop other numbers.
         _generator(device).manual_seed(seeds[step - 1])
-        rows, x, labels, counts = _tensors(batch, device)
-        sum_of_losses, *of_look_ups = gradients(
-            model,
-            *(rows, x, labels, counts),
-            settings,
-            global_rows=batch.global_rows,
-            size=ranks.size,
-            shrinkage=trainee.optimizers.lazy.shrinkage.item(),
-            into=trainee.together.room(batch.first, len(batch)) if trainee.together else None,
-        )
         steps_before = (number - 1) * plan.train.steps + step - 1
         rate = learning_rate(settings, before.curves, steps_before, plan.train.steps)
-        numbers = None if plan.train.layout.only_indices else x
-        if trainee.together:
-            trainee.together.step(rate, batch.first, batch.global_rows, rows, numbers)
-        else:
-            trainee.optimizers.step(ranks, rate, *looked_up(rows, numbers, *of_look_ups))
-        loss += sum_of_losses
+        loss += _step(plan, trainee, ranks, rate, batch, device)
         weight += batch.weight
         rows_done += batch.global_rows
         if ranks.leads and progress.due:
@@ -276,6 +264,37 @@ def _train_epoch(
     return (sums[0] / sums[1]).item(), speed, time
 
 
+def _step(
+    plan: Plan, trainee: Trainee, ranks: Ranks, rate: float, batch: Batch, device: torch.device
+) -> Tensor | float:
+    """Takes a step.
+
+    Returns:
+        The sum of the losses of this rank's rows.
+    """
+    rows, x, labels, weights = _tensors(batch, device)
+    if trainee.whole is not None:
+        return trainee.whole(
+            *(rate, rows, x, labels, weights), first=batch.first, global_rows=batch.global_rows
+        )
+    together, optimizers = trainee.together, trainee.optimizers
+    sum_of_losses, *of_look_ups = gradients(
+        trainee.model,
+        *(rows, x, labels, weights),
+        plan.config.train,
+        global_rows=batch.global_rows,
+        size=ranks.size,
+        shrinkage=optimizers.lazy.shrinkage.item(),
+        into=together.room(batch.first, len(batch)) if together else None,
+    )
+    numbers = None if plan.train.layout.only_indices else x
+    if together:
+        together.step(rate, batch.first, batch.global_rows, rows, numbers)
+    else:
+        optimizers.step(ranks, rate, *looked_up(rows, numbers, *of_look_ups))
+    return sum_of_losses
+
+
 def _check_finite(loss: float, number: int, settings: TrainConfig) -> None:
     if not np.isfinite(loss):
         raise DivergedError(
@@ -291,7 +310,7 @@ def _start(plan: Plan, ranks: Ranks, machine: Machine | None, device: torch.devi
     if ranks.leads and plan.pretrained is not None:
         start_from(model, plan.pretrained)
     optimizers = Optimizers.of(model, settings)
-    trainee = Trainee(model, optimizers, None, Position(), best={})
+    trainee = Trainee(model, optimizers, None, None, Position(), best={})
     if ranks.leads and (saved := checkpoint.read(plan.folder)) is not None:
         plan.require(saved.identity)
         model.load_state_dict(dict(saved.weights))
@@ -301,6 +320,11 @@ def _start(plan: Plan, ranks: Ranks, machine: Machine | None, device: torch.devi
     most = settings.batch_size + ranks.size  # each may have a row more than its part
     slots = len(plan.train.layout.field_of_slot)
     trainee.together = Together.of(machine, ranks, model, optimizers, most, slots)
+    if ranks.size == 1 or trainee.together:
+        trainee.whole = WholeStep.of(
+            *(model, optimizers, trainee.together, settings),
+            only_indices=plan.train.layout.only_indices,
+        )
     state = {**model.state_dict(), **optimizers.state}
     ranks.copy({k: t for k, t in state.items() if not (machine and machine.shares(t))})
     shared = ranks.share(checkpoint.position_to_json(trainee.position))

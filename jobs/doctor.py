@@ -161,9 +161,9 @@ def _horovod() -> Finding:
 
 
 def _kernels() -> Finding:
-    from afm.kernels import cpu, rows, scoring
+    from afm.kernels import scoring, training
 
-    names = {"training": cpu.library, "lazy Adam": rows.library, "scoring": scoring.library}
+    names = {"training": training.library, "scoring": scoring.library}
     lacking = [name for name, library in names.items() if _quietly(library) is None]
     if lacking:
         found = f"not compiled: {', '.join(lacking)}"

@@ -35,10 +35,8 @@
 // Rows are summed in chunks of kChunk, and the chunks' sums added in order, so that the number of
 // threads does not change the result. A NaN makes its row NaN; so no -ffast-math.
 
-#include <atomic>
 #include <limits>
 #include <new>
-#include <thread>
 #include <vector>
 
 namespace {
@@ -146,19 +144,31 @@ struct Network {
 // Bit of a unit in its byte.
 constexpr uint32_t bit_of(int64_t unit) { return 1u << (unit % kByte); }
 
+// Hands out chunks of the rows, to threads.
+class Chunks {
+public:
+    explicit Chunks(const Shape& s) : count_((s.B + kChunk - 1) / kChunk) {}
+    int64_t count() const { return count_; }
+    // As many threads as there is work for, at least this one.
+    int64_t threads(int64_t most) const { return std::max<int64_t>(1, std::min(most, count_)); }
+    template <class Work>
+    void take(const Work& work) {
+        for (int64_t chunk; (chunk = next_++) < count_;) work(chunk);
+    }
+
+private:
+    const int64_t count_;
+    std::atomic<int64_t> next_{0};
+};
+
 // Runs work(chunk, scratch) for every chunk; each thread has scratch of its own.
 template <class Scratch, class Work>
 void for_each_chunk(const Shape& s, int64_t threads, const Work& work) {
-    const int64_t chunks = (s.B + kChunk - 1) / kChunk;
-    std::atomic<int64_t> next{0};
-    const auto run = [&] {
+    Chunks chunks(s);
+    on_threads(chunks.threads(threads), [&](int64_t) {
         Scratch scratch(s);
-        for (int64_t chunk; (chunk = next++) < chunks;) work(chunk, scratch);
-    };
-    std::vector<std::thread> others;
-    for (int64_t t = 1; t < std::min(threads, chunks); ++t) others.emplace_back(run);
-    run();
-    for (std::thread& other : others) other.join();
+        chunks.take([&](int64_t chunk) { work(chunk, scratch); });
+    });
 }
 
 // What forward leaves for backward, for each kLanes rows.
@@ -392,12 +402,12 @@ void deltas(const Shape& s, const Vec* v, const Kept<const float, const uint8_t>
 }
 
 // ∂v of one row and its part of the buckets, for one strip of columns. Weights and delta are (P),
-// masks (P, groups) and kLanes apart; v and dv are (F, kStrip). Fields i come two at a time, so that
-// what is read and written of a field j beyond both serves two pairs.
+// masks (P, groups) and kLanes apart; fields of v and dv are some floats apart. Fields i come two at
+// a time, so that what is read and written of a field j beyond both serves two pairs.
 template <int fixed_groups>
 void add_row(const Shape& s, const float* grad, const float* v, const float* weights,
              const float* delta, const uint8_t* masks, const float* table, float* buckets,
-             float* dv) {
+             float* dv, int64_t field) {
     using Strip = Vec[kVectors];
     const int64_t groups = fixed_groups ? fixed_groups : s.groups();
     const auto read = [](const float* from, Strip& to) __attribute__((always_inline)) {
@@ -431,31 +441,24 @@ void add_row(const Shape& s, const float* grad, const float* v, const float* wei
     int64_t p = 0;  // the pair (i, i + 1)
     for (int64_t i = 0; i + 1 < s.F; i += 2) {
         Strip v_i, dv_i, v_next, dv_next;
-        read(v + i * kStrip, v_i);
-        read(dv + i * kStrip, dv_i);
-        read(v + (i + 1) * kStrip, v_next);
-        read(dv + (i + 1) * kStrip, dv_next);
+        read(v + i * field, v_i);
+        read(dv + i * field, dv_i);
+        read(v + (i + 1) * field, v_next);
+        read(dv + (i + 1) * field, dv_next);
         add_pair(p, 0, v_i, v_next, dv_i, dv_next);
         int64_t of_next = p + s.F - 1 - i;  // the pair (i + 1, i + 2)
         for (int64_t j = i + 2; j < s.F; ++j) {
             Strip v_j, dv_j;
-            read(v + j * kStrip, v_j);
-            read(dv + j * kStrip, dv_j);
+            read(v + j * field, v_j);
+            read(dv + j * field, dv_j);
             add_pair(++p, 0, v_i, v_j, dv_i, dv_j);
             add_pair(of_next++, 1, v_next, v_j, dv_next, dv_j);
-            write(dv_j, dv + j * kStrip);
+            write(dv_j, dv + j * field);
         }
         p = of_next;
-        write(dv_i, dv + i * kStrip);
-        write(dv_next, dv + (i + 1) * kStrip);
+        write(dv_i, dv + i * field);
+        write(dv_next, dv + (i + 1) * field);
     }
-}
-
-void copy_columns(const float* from, int64_t columns, float* to) {
-    if (columns == kStrip)
-        std::memcpy(to, from, sizeof(float[kStrip]));  // no call where the size is known
-    else
-        std::copy_n(from, columns, to);
 }
 
 // At most kLanes rows: v, and lanes, a vector per column of it. Calls before(r) before the longest
@@ -481,21 +484,32 @@ void backward_rows(const Shape& s, const float* v, const Vec* lanes,
                      : s.groups() == 4 ? add_row<4>
                                        : add_row<0>;
     const int64_t sums = s.groups() * kBytes * kStrip;
+    const bool whole_strips = s.K % kStrip == 0;
+    std::fill(dv, dv + rows * s.F * s.K, 0.0f);
     for (int r = 0; r < rows; ++r) {
         before(r);
+        const int64_t first = r * whole(s.P());
         for (int64_t strip = 0; strip < s.strips(); ++strip) {
             const int64_t from = strip * kStrip, columns = std::min<int64_t>(kStrip, s.K - from);
             float g[kStrip] = {};
             for (int64_t k = 0; k < columns; ++k) g[k] = scratch.g[from + k][r];
+            const float* v_row = v + r * s.F * s.K + from;
+            float* dv_row = dv + r * s.F * s.K + from;
+            const auto sweep = [&](const float* from_v, float* to_dv, int64_t field) {
+                add(s, g, from_v, &scratch.weights_of_rows[first], &scratch.delta_of_rows[first],
+                    kept.masks + r, &table[strip * sums], &scratch.buckets[strip * kTurns * sums],
+                    to_dv, field);
+            };
+            if (whole_strips) {
+                sweep(v_row, dv_row, s.K);
+                continue;
+            }
             for (int64_t f = 0; f < s.F; ++f)
-                copy_columns(v + (r * s.F + f) * s.K + from, columns, &scratch.row_v[f * kStrip]);
+                std::copy_n(v_row + f * s.K, columns, &scratch.row_v[f * kStrip]);
             std::fill(scratch.row_dv.begin(), scratch.row_dv.end(), 0.0f);
-            const int64_t first = r * whole(s.P());
-            add(s, g, scratch.row_v.data(), &scratch.weights_of_rows[first],
-                &scratch.delta_of_rows[first], kept.masks + r, &table[strip * sums],
-                &scratch.buckets[strip * kTurns * sums], scratch.row_dv.data());
+            sweep(scratch.row_v.data(), scratch.row_dv.data(), kStrip);
             for (int64_t f = 0; f < s.F; ++f)
-                copy_columns(&scratch.row_dv[f * kStrip], columns, dv + (r * s.F + f) * s.K + from);
+                std::copy_n(&scratch.row_dv[f * kStrip], columns, dv_row + f * s.K);
         }
     }
 }

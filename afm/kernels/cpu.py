@@ -4,31 +4,14 @@ Letters: B rows, F fields, P = F(F-1)/2 pairs of fields, K embedding, A attentio
 """
 
 from collections.abc import Sequence
-from ctypes import CDLL, c_double, c_int64, c_void_p
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from afm.kernels.compiled import load
 from afm.kernels.operation import agree, operate
+from afm.kernels.training import library
 
 LANES = 16  # rows that are kept for backward come in multiples of it
-
-
-@cache
-def library() -> CDLL | None:
-    """Loads the kernel, and compiles it where that has not been done: a few seconds, once.
-
-    Returns:
-        The kernel; None where it cannot be compiled, which is logged once.
-    """
-    loss = "training goes without the fused attention kernel, many times slower"
-    kernel = load("vectors.h", "attention.cpp", "step.cpp", otherwise=loss)
-    if kernel is not None:
-        kernel.afm_step.restype = c_double
-        kernel.afm_step.argtypes = [*[c_int64] * 5, *[c_void_p] * 7]
-    return kernel
 
 
 def serves(v: Tensor, W: Tensor, b: Tensor, h: Tensor, pair_bias: Tensor) -> bool:
@@ -92,5 +75,4 @@ def _call(function: str, v: Tensor, W: Tensor, *others: Tensor) -> None:
     kernel = library()
     assert kernel is not None  # as serves() has seen
     sizes = (*v.shape, len(W), torch.get_num_threads())  # B, F, K, A, threads
-    pointers = (c_void_p(t.data_ptr()) for t in (v, W, *others))
-    kernel[function](*map(c_int64, sizes), *pointers)
+    getattr(kernel, function)(*sizes, *(t.data_ptr() for t in (v, W, *others)))

@@ -1,6 +1,6 @@
 // Rows of the embedding table and of the linear weights: gradients of what was looked up, summed
 // per row (afm/look_ups.py), and the step of lazy Adam along them (afm/lazy_adam.py); and that of
-// Adam of weights that are not in tables (afm/dense.py). Goes after vectors.h.
+// Adam of weights that are not in tables (afm/dense.py). Goes after vectors.h and threads.h.
 //
 // Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 //
@@ -12,8 +12,6 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <thread>
-#include <type_traits>
 #include <vector>
 
 namespace {
@@ -24,13 +22,18 @@ constexpr uint32_t kSample = 1024;  // look-ups that tell where to part the rows
 
 int bits_of(uint64_t n) { return n ? 64 - __builtin_clzll(n) : 0; }
 
-template <class Work>
-void on_threads(int64_t threads, const Work& work) {
-    std::vector<std::thread> others;
-    for (int64_t t = 1; t < threads; ++t) others.emplace_back(work, t);
-    work(0);
-    for (std::thread& other : others) other.join();
-}
+// Look-ups, whose gradients (N, K) and (N) lie some floats apart.
+struct LookedUp {
+    int64_t N;
+    const int64_t* rows;  // (N); below 0 those that count for none
+    const float* x;       // (N), or null: 0 for others that count for none
+    const float* embedding;
+    int64_t embedding_stride;
+    const float* linear;
+    int64_t linear_stride;
+
+    bool counts(int64_t n) const { return rows[n] >= 0 && (!x || x[n] != 0); }
+};
 
 // Which of the rows are wanted: one of several shares of them.
 struct Share {
@@ -38,35 +41,38 @@ struct Share {
 };
 
 // Where each thread's rows begin, and the last one's end.
-std::vector<int64_t> parted(int64_t N, Share share, int64_t threads, const int64_t* rows) {
+std::vector<int64_t> parted(const LookedUp& from, Share share, int64_t threads) {
     std::vector<int64_t> sample;
-    for (uint32_t i = 0; N > 0 && i < kSample; ++i)  // from all over: steps might keep to one field
-        sample.push_back(rows[static_cast<uint64_t>(i * 2654435769u) * N >> 32]);
+    for (uint32_t i = 0; from.N > 0 && i < kSample; ++i) {
+        // From all over: steps might keep to one field.
+        const int64_t n = static_cast<uint64_t>(i * 2654435769u) * from.N >> 32;
+        if (from.counts(n)) sample.push_back(from.rows[n]);
+    }
     std::vector<int64_t> borders;
     const int64_t all = share.of * threads, first = share.number * threads;
     auto rest = sample.begin();  // what is before it is no larger, as borders rise
     for (int64_t part = first; part <= first + threads; ++part) {
         const auto border = sample.begin() + sample.size() * part / all;
         if (border != sample.end()) std::nth_element(rest, border, sample.end());
-        borders.push_back(part == 0     ? 0
-                          : part == all ? std::numeric_limits<int64_t>::max()
-                          : N == 0      ? 0
-                                        : *border);
+        borders.push_back(part == 0        ? 0
+                          : part == all    ? std::numeric_limits<int64_t>::max()
+                          : sample.empty() ? 0
+                                           : *border);
         rest = border;
     }
     return borders;
 }
 
 // Look-ups of the rows from first to before end, by row, and by number within each.
-class LookUps {
+class Sorted {
 public:
-    LookUps() = default;
-    LookUps(int64_t N, const int64_t* rows, int64_t first, int64_t end)
-        : first_(first), bits_(bits_of(N)), keys_(new uint64_t[N]) {
+    Sorted() = default;
+    Sorted(const LookedUp& from, int64_t first, int64_t end)
+        : first_(first), bits_(bits_of(from.N)), keys_(new uint64_t[from.N]) {
         uint64_t all = 0;
-        for (int64_t n = 0; n < N; ++n)
-            if (first <= rows[n] && rows[n] < end) {
-                const auto row = static_cast<uint64_t>(rows[n] - first);
+        for (int64_t n = 0; n < from.N; ++n)
+            if (first <= from.rows[n] && from.rows[n] < end && from.counts(n)) {
+                const auto row = static_cast<uint64_t>(from.rows[n] - first);
                 all |= row;
                 keys_[size_++] = row << bits_ | n;
             }
@@ -97,14 +103,6 @@ private:
             keys_.swap(next);
         }
     }
-};
-
-// Gradients (N, K) and (N), whose rows lie some floats apart.
-struct Gradients {
-    const float* embedding;
-    int64_t embedding_stride;
-    const float* linear;
-    int64_t linear_stride;
 };
 
 // Fetches floats, at least one, for soon, into the second cache: into the first, not nearly as many
@@ -160,7 +158,7 @@ struct Sum<0> {
 // Calls use(u, row, sum, later) for each distinct row and its sum, with u from first on; later is a
 // row that comes soon, if only this one.
 template <int64_t kSize, class Use>
-void for_each_row(int64_t K, const LookUps& part, const Gradients& grads, int64_t first,
+void for_each_row(int64_t K, const LookedUp& from, const Sorted& part, int64_t first,
                   const Use& use) {
     Sum<kSize> sum(K);
     for (int64_t n = 0; n < part.size(); ++first) {
@@ -169,22 +167,11 @@ void for_each_row(int64_t K, const LookUps& part, const Gradients& grads, int64_
         for (; n < part.size() && part.row(n) == row; ++n) {
             const int64_t number = part.number(n);
             const int64_t later = part.number(std::min(n + kAhead, part.size() - 1));
-            fetch(grads.embedding + later * grads.embedding_stride, kSize ? kSize : K);
-            sum.add(grads.embedding + number * grads.embedding_stride,
-                    grads.linear[number * grads.linear_stride]);
+            fetch(from.embedding + later * from.embedding_stride, kSize ? kSize : K);
+            sum.add(from.embedding + number * from.embedding_stride,
+                    from.linear[number * from.linear_stride]);
         }
         use(first, row, sum, part.row(std::min(n + kAhead, part.size() - 1)));
-    }
-}
-
-// Calls work with K, as what the compiler knows where that is usual.
-template <class Work>
-void for_size(int64_t K, const Work& work) {
-    switch (K) {
-        case 16: return work(std::integral_constant<int64_t, 16>{});
-        case 32: return work(std::integral_constant<int64_t, 32>{});
-        case 64: return work(std::integral_constant<int64_t, 64>{});
-        default: return work(std::integral_constant<int64_t, 0>{});
     }
 }
 
@@ -211,46 +198,14 @@ inline Numbers step(Numbers gradient, float rate, const Adam& adam, float* first
     return rate * m / (root(v) + adam.epsilon);
 }
 
-}  // namespace
+// What lazy Adam changes, and how far.
+struct LazyAdam {
+    float *V, *w, *moments;  // (R, K), (R), (R, 2, K + 1)
+    float of_embedding, of_linear;
+    Adam adam;
 
-// Writes the distinct rows (N, of which U are used), rising, and their summed gradients (N, K + 1),
-// and returns U.
-extern "C" int64_t sum_rows(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
-                            const float* embedding, int64_t embedding_stride, const float* linear,
-                            int64_t linear_stride, int64_t share, int64_t shares,
-                            int64_t* distinct, float* sums) {
-    const Gradients grads{embedding, embedding_stride, linear, linear_stride};
-    const std::vector<int64_t> borders = parted(N, {share, shares}, threads, rows);
-    std::vector<LookUps> parts(threads);
-    on_threads(threads, [&](int64_t t) { parts[t] = {N, rows, borders[t], borders[t + 1]}; });
-    std::vector<int64_t> firsts{0};  // u of each part's first row
-    for (const LookUps& part : parts) firsts.push_back(firsts.back() + part.distinct());
-    on_threads(threads, [&](int64_t t) {
-        for_size(K, [&](auto size) {
-            const auto keep = [&](int64_t u, int64_t row, const auto& sum, int64_t) {
-                float* to = sums + u * (K + 1);
-                sum.for_each([&](int64_t k, auto x) { std::memcpy(to + k, &x, sizeof x); });
-                to[K] = sum.linear;
-                distinct[u] = row;
-            };
-            for_each_row<size()>(K, parts[t], grads, firsts[t], keep);
-        });
-    });
-    return firsts.back();
-}
-
-// Steps with the summed gradients, of a size for each table: V (R, K), w (R), and their moments
-// (R, 2, K + 1).
-extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
-                          const float* embedding, int64_t embedding_stride, const float* linear,
-                          int64_t linear_stride, int64_t share, int64_t shares, float* V, float* w,
-                          float* moments, float of_embedding, float of_linear, float beta1,
-                          float beta2, float epsilon) {
-    const Gradients grads{embedding, embedding_stride, linear, linear_stride};
-    const Adam adam{beta1, beta2, epsilon};
-    const std::vector<int64_t> borders = parted(N, {share, shares}, threads, rows);
-    on_threads(threads, [&](int64_t t) {
-        const LookUps part(N, rows, borders[t], borders[t + 1]);
+    // Steps along the summed gradients of some rows.
+    void step_rows(int64_t K, const LookedUp& from, const Sorted& part) const {
         for_size(K, [&](auto known) {
             const int64_t size = known() ? known() : K;
             const auto update = [&](int64_t, int64_t row, const auto& sum, int64_t later) {
@@ -267,15 +222,91 @@ extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* 
                 });
                 w[row] -= step(sum.linear, of_linear, adam, m + size, v + size);
             };
-            for_each_row<known()>(K, part, grads, 0, update);
+            for_each_row<known()>(K, from, part, 0, update);
+        });
+    }
+};
+
+void step_tables(int64_t K, int64_t threads, const LookedUp& from, Share share,
+                 const LazyAdam& adam) {
+    const std::vector<int64_t> borders = parted(from, share, threads);
+    on_threads(threads, [&](int64_t t) {
+        adam.step_rows(K, from, Sorted(from, borders[t], borders[t + 1]));
+    });
+}
+
+// What Adam changes of the weights that are not in tables (N), and how far.
+struct DenseAdam {
+    int64_t N;
+    const float* gradients;
+    float *weights, *first, *second;
+    float rate;
+    Adam adam;
+
+    void step_all() const {
+        for (int64_t n = 0; n < N; ++n)
+            weights[n] -= step(gradients[n], rate, adam, first + n, second + n);
+    }
+};
+
+// How weights step along gradients.
+struct Optimizer {
+    LazyAdam tables;
+    DenseAdam others;
+};
+
+}  // namespace
+
+// Writes the distinct rows (N, of which U are used), rising, and their summed gradients (N, K + 1),
+// and returns U.
+extern "C" int64_t sum_rows(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
+                            const float* embedding, int64_t embedding_stride, const float* linear,
+                            int64_t linear_stride, int64_t share, int64_t shares,
+                            int64_t* distinct, float* sums) {
+    const LookedUp from{N, rows, nullptr, embedding, embedding_stride, linear, linear_stride};
+    const std::vector<int64_t> borders = parted(from, {share, shares}, threads);
+    std::vector<Sorted> parts(threads);
+    on_threads(threads, [&](int64_t t) { parts[t] = {from, borders[t], borders[t + 1]}; });
+    std::vector<int64_t> firsts{0};  // u of each part's first row
+    for (const Sorted& part : parts) firsts.push_back(firsts.back() + part.distinct());
+    on_threads(threads, [&](int64_t t) {
+        for_size(K, [&](auto size) {
+            const auto keep = [&](int64_t u, int64_t row, const auto& sum, int64_t) {
+                float* to = sums + u * (K + 1);
+                sum.for_each([&](int64_t k, auto x) { std::memcpy(to + k, &x, sizeof x); });
+                to[K] = sum.linear;
+                distinct[u] = row;
+            };
+            for_each_row<size()>(K, from, parts[t], firsts[t], keep);
         });
     });
+    return firsts.back();
+}
+
+// Steps with the summed gradients, of a size for each table: V (R, K), w (R), and their moments
+// (R, 2, K + 1).
+extern "C" void lazy_adam(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
+                          const float* embedding, int64_t embedding_stride, const float* linear,
+                          int64_t linear_stride, int64_t share, int64_t shares, float* V, float* w,
+                          float* moments, float of_embedding, float of_linear, float beta1,
+                          float beta2, float epsilon) {
+    const LookedUp from{N, rows, nullptr, embedding, embedding_stride, linear, linear_stride};
+    const LazyAdam adam{V, w, moments, of_embedding, of_linear, {beta1, beta2, epsilon}};
+    step_tables(K, threads, from, {share, shares}, adam);
+}
+
+// Steps all weights: the tables as lazy_adam does, the others as adam.
+extern "C" void adam_of_all(int64_t N, int64_t K, int64_t threads, const int64_t* rows,
+                            const float* embedding, int64_t embedding_stride, const float* linear,
+                            int64_t linear_stride, int64_t share, int64_t shares,
+                            const Optimizer* optimizer) {
+    const LookedUp from{N, rows, nullptr, embedding, embedding_stride, linear, linear_stride};
+    step_tables(K, threads, from, {share, shares}, optimizer->tables);
+    optimizer->others.step_all();
 }
 
 // Steps N weights along their gradients.
 extern "C" void adam(int64_t N, const float* gradients, float* weights, float* first, float* second,
                      float rate, float beta1, float beta2, float epsilon) {
-    const Adam adam{beta1, beta2, epsilon};
-    for (int64_t n = 0; n < N; ++n)
-        weights[n] -= step(gradients[n], rate, adam, first + n, second + n);
+    DenseAdam{N, gradients, weights, first, second, rate, {beta1, beta2, epsilon}}.step_all();
 }

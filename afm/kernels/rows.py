@@ -3,14 +3,13 @@
 Letters: N look-ups, U distinct rows among them, R rows of the tables, K embedding.
 """
 
-from ctypes import CDLL, c_float, c_int64, c_void_p
-from functools import cache
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from afm.kernels.compiled import load
+from afm.kernels.training import library
 
 
 class Share(NamedTuple):
@@ -22,26 +21,6 @@ class Share(NamedTuple):
 
 
 ALL = Share(0, 1)
-
-
-@cache
-def library() -> CDLL | None:
-    """Loads the kernel, and compiles it where that has not been done: a few seconds, once.
-
-    Returns:
-        The kernel; None where it cannot be compiled, which is logged once.
-    """
-    kernel = load(
-        "vectors.h", "rows.cpp", otherwise="training goes without the kernel of Adam, slower"
-    )
-    if kernel is not None:
-        number, array, real = (c_int64,), (c_void_p,), (c_float,)
-        look_ups = 3 * number + array + 2 * (array + number) + 2 * number  # and share
-        kernel.sum_rows.restype = c_int64
-        kernel.sum_rows.argtypes = look_ups + 2 * array
-        kernel.lazy_adam.argtypes = look_ups + 3 * array + 5 * real
-        kernel.adam.argtypes = number + 4 * array + 4 * real
-    return kernel
 
 
 def serves(*tensors: Tensor) -> bool:
@@ -79,7 +58,7 @@ def sum_rows(
     kernel = library()
     assert kernel is not None  # as serves() has seen
     found = kernel.sum_rows(
-        *_look_ups(rows, embedding, linear), *share, distinct.data_ptr(), sums.data_ptr()
+        *arguments_of(rows, embedding, linear), *share, distinct.data_ptr(), sums.data_ptr()
     )
     return distinct[:found], sums[:found]
 
@@ -114,7 +93,7 @@ def lazy_adam(
     kernel = library()
     assert kernel is not None  # as serves() has seen
     kernel.lazy_adam(
-        *_look_ups(rows, embedding, linear),
+        *arguments_of(rows, embedding, linear),
         *share,
         *(table.data_ptr() for table in tables),
         *(*rates, *betas, epsilon),
@@ -124,7 +103,7 @@ def lazy_adam(
 def adam(
     gradients: Tensor,
     weights: Tensor,
-    moments: tuple[Tensor, Tensor],
+    moments: Sequence[Tensor],
     *,
     rate: float,
     betas: tuple[float, float],
@@ -146,8 +125,8 @@ def adam(
     kernel.adam(len(gradients), *arrays, rate, *betas, epsilon)
 
 
-def _look_ups(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[int, ...]:
-    """What both functions of look-ups begin with. Gradients may be parts of a larger array."""
+def arguments_of(rows: Tensor, embedding: Tensor, linear: Tensor) -> tuple[int, ...]:
+    """What functions of look-ups begin with. Gradients may be parts of a larger array."""
     return (
         *(len(rows), embedding.shape[1], torch.get_num_threads()),  # N, K, threads
         rows.data_ptr(),

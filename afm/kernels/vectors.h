@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <utility>
 
 namespace {
@@ -85,6 +86,17 @@ inline void transpose(Vec* rows) {
             interleave(rows[r], rows[r + kLanes / 2], next[2 * r], next[2 * r + 1],
                        std::make_integer_sequence<int, kLanes>{});
         std::copy(next, next + kLanes, rows);
+    }
+}
+
+// Calls work with K, as what the compiler knows where that is usual; else with 0.
+template <class Work>
+void for_size(int64_t K, const Work& work) {
+    switch (K) {
+        case 16: return work(std::integral_constant<int64_t, 16>{});
+        case 32: return work(std::integral_constant<int64_t, 32>{});
+        case 64: return work(std::integral_constant<int64_t, 64>{});
+        default: return work(std::integral_constant<int64_t, 0>{});
     }
 }
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from afm.attention import attention_pool, plain_attention_pool
-from afm.kernels import cpu, scoring
+from afm.kernels import cpu, scoring, training
 from afm.kernels.compiled import CompileError, compiled
 from afm.model import build_model
 from afm.scoring import recommend
@@ -152,10 +152,10 @@ def test_steps_of_a_model() -> None:
 def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Nothing is compiled yet, on disk or in this process."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for kernel in (cpu, scoring):
+    for kernel in (training, scoring):
         kernel.library.cache_clear()
     yield tmp_path / "afm-on-spark"
-    for kernel in (cpu, scoring):
+    for kernel in (training, scoring):
         kernel.library.cache_clear()
 
 

@@ -1,9 +1,10 @@
 """Encoded columns as slots."""
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from afm.slots import Layout, to_slots
+from afm.slots import Layout, from_arrow, to_slots
 from features.spec import Input
 
 INPUTS = (
@@ -52,6 +53,33 @@ def test_rows_stay_exact_beyond_what_float32_can_count() -> None:
     assert rows.dtype == np.int64
     assert rows[:, 0].tolist() == ids.tolist()
     assert rows[:, 1].tolist() == [36_777_216, 36_777_217, 36_777_218]
+
+
+TABLE = pa.table(
+    {
+        "user": pa.array([3, 0], pa.int32()),
+        "age": pa.array([0.5, -2.0], pa.float32()),
+        "genres": pa.array([[2, 4, 0], [1, 0, 0]], pa.list_(pa.int32())),
+    }
+)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2])
+def test_columns_of_tables_and_of_their_batches(rows: int) -> None:
+    parts = pa.concat_tables([TABLE.slice(0, 1), TABLE.slice(1)]).slice(0, rows)
+    (batch,) = TABLE.to_batches()
+    for table in (parts, batch.slice(0, rows)):
+        columns = from_arrow(INPUTS, table)
+        assert columns["user"].tolist() == [3, 0][:rows]
+        assert columns["age"].tolist() == [0.5, -2.0][:rows]
+        assert columns["genres"].shape == (rows, 3)
+        assert columns["genres"].tolist() == [[2, 4, 0], [1, 0, 0]][:rows]
+
+
+@pytest.mark.parametrize("lists", [[[1, 2, 3], [4]], [[1, 2], [3, 4]], [[1, 2, 3], None]])
+def test_lists_of_another_length_are_an_error(lists: list[list[int] | None]) -> None:
+    with pytest.raises(ValueError):
+        from_arrow(INPUTS[2:], pa.table({"genres": pa.array(lists, pa.list_(pa.int32()))}))
 
 
 @pytest.mark.parametrize("index", [-1, 4])

@@ -7,11 +7,11 @@ from itertools import count
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from afm import train as train_module
 from afm.artifact import Manifest, load
 from afm.metrics import Metrics
-from afm.optimizers import Optimizers
 from afm.progress import Progress
 from afm.ranks import Ranks
 from afm.train import train
@@ -63,11 +63,12 @@ def kill_in_epoch(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 
 def kill_at_step(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Lets training die after a step, counted over all epochs, and trials."""
-    real, calls = Optimizers.step, count(1)
+    real, calls = train_module._step, count(1)
 
-    def one(*arguments: object) -> None:
-        real(*arguments)  # type: ignore[arg-type]
+    def one(*arguments: object) -> Tensor | float:
+        loss = real(*arguments)  # type: ignore[arg-type]
         if next(calls) == step:
             raise Killed
+        return loss
 
-    monkeypatch.setattr(Optimizers, "step", one)
+    monkeypatch.setattr(train_module, "_step", one)
