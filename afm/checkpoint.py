@@ -83,7 +83,7 @@ class Checkpoint:
     optimizer: Mapping[str, Tensor]
     """Adam's steps and moments."""
     best: Mapping[str, Tensor]
-    """The weights of the best epoch so far."""
+    """The weights of the best epoch so far, which stay as they are."""
 
 
 class Writer:
@@ -117,20 +117,16 @@ class Writer:
         """Replaces the run's checkpoint, once the one before is written.
 
         Args:
-            checkpoint: Its state, which may change as soon as this returns.
+            checkpoint: Its state; what may change, may as soon as this returns.
         """
         if self._written:
             self._written.result()
-        parts = {
-            "weights": checkpoint.weights,
-            "optimizer": checkpoint.optimizer,
-            "best": checkpoint.best,
-        }
+        parts = {"weights": checkpoint.weights, "optimizer": checkpoint.optimizer}
         tensors = {
             f"{part}/{name}": tensor.detach().cpu().contiguous().clone()
             for part, named in parts.items()
             for name, tensor in named.items()
-        }
+        } | {f"best/{name}": tensor.cpu().contiguous() for name, tensor in checkpoint.best.items()}
         about = {
             "identity": checkpoint.identity,
             "position": position_to_json(checkpoint.position),

@@ -57,9 +57,6 @@ constexpr int kStrip = 16;                 // columns per sweep of the backward,
 constexpr int kVectors = kStrip / kLanes;  // and vectors that hold them
 constexpr int kChunk = 256;                // rows, a multiple of kLanes
 
-using Bytes = uint8_t __attribute__((vector_size(kLanes)));
-using Words = uint16_t __attribute__((vector_size(2 * kLanes)));
-
 // Calls work(0), …, work(N - 1), each number a constant: arrays that it indexes stay in registers.
 template <class Work, int... n>
 [[gnu::always_inline]] inline void unrolled(const Work& work, std::integer_sequence<int, n...>) {
@@ -142,7 +139,7 @@ struct Network {
 };
 
 // Bit of a unit in its byte.
-constexpr uint32_t bit_of(int64_t unit) { return 1u << (unit % kByte); }
+constexpr uint8_t bit_of(int64_t unit) { return 1u << (unit % kByte); }
 
 // Hands out chunks of the rows, to threads.
 class Chunks {
@@ -198,7 +195,7 @@ void logits_of(const Shape& s, const Network& net, const float* pair_bias, int64
         logit[t] = splat(pair_bias[p + t]);
     });
     for (int64_t group = 0; group < s.groups(); ++group) {
-        Bits mask[N] = {};
+        Units mask[N] = {};
         unrolled<kByte / kTileUnits>([&](auto tile) {
             constexpr int in_byte = tile * kTileUnits;
             const int64_t unit = group * kByte + in_byte;
@@ -229,16 +226,15 @@ void logits_of(const Shape& s, const Network& net, const float* pair_bias, int64
             unrolled<kTileUnits>([&](auto a) {
                 const Vec weight = splat(h[a]);
                 unrolled<N>([&](auto t) {
-                    const auto off = z[t][a] <= 0.0f;  // not for NaN
-                    const Vec more = logit[t] + weight * z[t][a];
-                    logit[t] = off ? logit[t] : more;
-                    if (keep) mask[t] = off ? mask[t] : mask[t] | bit_of(in_byte + a);
+                    const Where on = above_zero(z[t][a]);
+                    logit[t] = choose(on, logit[t] + weight * z[t][a], logit[t]);
+                    if (keep) mask[t] = with(mask[t], on, bit_of(in_byte + a));
                 });
             });
         });
         if (keep)
             unrolled<N>([&](auto t) {
-                const Bytes bytes = __builtin_convertvector(mask[t], Bytes);
+                const Bytes bytes = packed(mask[t]);
                 std::memcpy(masks + ((p + t) * s.groups() + group) * kLanes, &bytes, kLanes);
             });
     }
@@ -389,13 +385,8 @@ void deltas(const Shape& s, const Vec* v, const Kept<const float, const uint8_t>
             const Vec d = load(&scratch.delta[p * kLanes]);
             Bytes bytes;
             std::memcpy(&bytes, kept.masks + (p * s.groups() + group) * kLanes, sizeof bytes);
-            // In two steps: gcc 12 would take number by number in one.
-            const auto words = __builtin_convertvector(bytes, Words);
-            const Bits mask = __builtin_convertvector(words, Bits);
-            unrolled<kByte>([&](auto a) {
-                const Vec more = q[a] + d;
-                q[a] = (mask & bit_of(a)) != 0u ? more : q[a];
-            });
+            const Units mask = unpacked(bytes);
+            unrolled<kByte>([&](auto a) { q[a] = choose(has(mask, bit_of(a)), q[a] + d, q[a]); });
         }
         for (int a = 0; a < kByte; ++a) scratch.q[group * kByte + a] += q[a];
     }

@@ -6,6 +6,9 @@
 #include <cstring>
 #include <type_traits>
 #include <utility>
+#if defined(__AVX512BW__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -36,6 +39,39 @@ inline Vec load(const float* from, int64_t count) {
     std::memcpy(&x, from, 4 * count);
     return x;
 }
+
+// Where: the lanes that something holds for. Units: up to 8 bits for each lane. With AVX-512 masks are
+// registers of their own, and narrow vectors are tested as fast as wide ones.
+using Bytes = uint8_t __attribute__((vector_size(kLanes)));
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+using Where = __mmask16;
+using Units = __m128i;
+inline Where above_zero(Vec x) {  // or NaN
+    return _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_NLE_UQ);
+}
+inline Vec choose(Where on, Vec x, Vec other) { return _mm512_mask_mov_ps(other, on, x); }
+inline Units unpacked(Bytes bytes) { return reinterpret_cast<Units>(bytes); }
+inline Bytes packed(Units units) { return reinterpret_cast<Bytes>(units); }
+inline Where has(Units units, uint8_t bit) {
+    return _mm_test_epi8_mask(units, _mm_set1_epi8(static_cast<char>(bit)));
+}
+inline Units with(Units units, Where on, uint8_t bit) {  // which they lack
+    return _mm_mask_add_epi8(units, on, units, _mm_set1_epi8(static_cast<char>(bit)));
+}
+#else
+using Where = Ints;
+using Units = Bits;
+inline Where above_zero(Vec x) { return ~(x <= 0.0f); }  // or NaN
+inline Vec choose(Where on, Vec x, Vec other) { return on ? x : other; }
+inline Units unpacked(Bytes bytes) {
+    // In two steps: gcc 12 would take number by number in one.
+    using Words = uint16_t __attribute__((vector_size(2 * kLanes)));
+    return __builtin_convertvector(__builtin_convertvector(bytes, Words), Units);
+}
+inline Bytes packed(Units units) { return __builtin_convertvector(units, Bytes); }
+inline Where has(Units units, uint8_t bit) { return (units & bit) != 0u; }
+inline Units with(Units units, Where on, uint8_t bit) { return on ? units | bit : units; }
+#endif
 
 inline Bits bits_of(Vec x) {
     Bits bits;

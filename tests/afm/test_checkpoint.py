@@ -23,7 +23,7 @@ def test_checkpoint_is_read_as_it_was_when_it_was_written(tmp_path: Path) -> Non
         position=position,
         weights={"bias": torch.tensor(1.5), "embedding": embedding},
         optimizer={"bias/step": torch.tensor(3.0)},
-        best={"embedding": embedding.T},
+        best={"embedding": embedding.clone().T},
     )
     assert checkpoint.read(tmp_path) is None
     with Writer(tmp_path) as writer:

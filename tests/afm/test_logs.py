@@ -217,6 +217,7 @@ def test_files_of_tensorboard_sort_by_when_they_were_opened(tmp_path: Path) -> N
     assert one.split(".")[3] < two.split(".")[3]
 
 
+@pytest.mark.faults
 def test_run_that_was_really_killed_goes_on_in_its_logs(
     logged_root: Path, config_of: ConfigOf
 ) -> None:

@@ -76,6 +76,7 @@ def test_search_and_the_pipeline_that_it_leaves(pipeline: Path) -> None:
     assert len(table_of(more.stdout)) == 4
 
 
+@pytest.mark.faults
 def test_killed_search_ends_as_an_uninterrupted_one(pipeline: Path) -> None:
     straight = here("tune", pipeline, f"tables.models={pipeline.parent}/one")
     arguments = ["python", "jobs/tune.py", str(pipeline), f"tables.models={pipeline.parent}/two"]
