@@ -111,7 +111,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(tmp_path: Path) -> None:
     assert result.returncode == 1
     said = " ".join(result.stdout.split())
     assert f"✗ Java {tmp_path}/bin/java cannot be run → install Java 17 or 21" in said
-    assert "! kernels not compiled: training, lazy Adam, scoring → install g++" in said
+    assert "! kernels not compiled: training, scoring → install g++" in said
     assert f"✗ tables {tmp_path}/file/tables: {tmp_path}/file cannot be written" in said
     assert "choose another tables.root" in said
     last = result.stdout.splitlines()[-1]
