@@ -3,6 +3,8 @@
 Letters: B rows, S slots, K embedding.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -49,8 +51,7 @@ def gradients(
         their linear weights (B, S).
     """
     l2 = settings.l2
-    if settings.loss == "log" and settings.precision == "float32" and kernel.serves(model):
-        assert isinstance(model, AFM)
+    if kernel_serves(model, settings):
         found = kernel.gradients(
             *(model, rows, x, labels, weights),
             global_rows=global_rows,
@@ -76,6 +77,17 @@ def gradients(
     if into is None:
         return sum_of_losses.detach(), vectors.grad, linear.grad
     return sum_of_losses.detach(), into[0].copy_(vectors.grad), into[1].copy_(linear.grad)
+
+
+def kernel_serves(model: FM, settings: TrainConfig) -> TypeGuard[AFM]:
+    """Whether :func:`gradients` are one operation of the kernel.
+
+    Args:
+        model: The model, in training.
+        settings: The ``train`` section.
+    """
+    is_its = settings.loss == "log" and settings.precision == "float32"
+    return is_its and kernel.serves(model)
 
 
 def losses(scores: Tensor, labels: Tensor, loss: Loss, weights: Tensor | None = None) -> Tensor:

@@ -91,6 +91,14 @@ class Optimizers:
         if self.lazy.should_settle:
             self.lazy.settle()
 
+    def set_rate(self, learning_rate: float) -> None:
+        """Sets the rate of the tables for a step.
+
+        Args:
+            learning_rate: That of this step.
+        """
+        self.lazy.learning_rate = learning_rate * self.table_rate
+
     def take(
         self,
         learning_rate: float,
@@ -107,7 +115,7 @@ class Optimizers:
                 linear weights (N,).
             share: Which rows of the tables to step.
         """
-        self.lazy.learning_rate = learning_rate * self.table_rate
+        self.set_rate(learning_rate)
         self.lazy.step(*look_ups, share)
         self.dense.step(learning_rate, gradients)
 

@@ -16,7 +16,8 @@ from torch import Tensor
 from afm.dense import BETAS, EPSILON
 from afm.kernels import step as kernel
 from afm.lazy_adam import LazyAdam
-from afm.model import AFM, FM
+from afm.model import FM
+from afm.objective import kernel_serves
 from afm.optimizers import Optimizers
 from afm.together import Together
 from conf.training import TrainConfig
@@ -55,9 +56,7 @@ class WholeStep:
             The steps; None where the kernel lacks a part of them.
         """
         lazy, l2 = optimizers.lazy, settings.l2
-        if not (isinstance(model, AFM) and isinstance(lazy, LazyAdam) and kernel.serves(model)):
-            return None
-        if (settings.loss, settings.precision) != ("log", "float32"):
+        if not (kernel_serves(model, settings) and isinstance(lazy, LazyAdam)):
             return None
         if l2.attention or optimizers.clip_norm is not None:
             return None
@@ -93,7 +92,7 @@ class WholeStep:
             RankLost: Another rank has ended.
         """
         lazy, together = self._lazy, self._together
-        lazy.learning_rate = learning_rate * self._optimizers.table_rate
+        self._optimizers.set_rate(learning_rate)
         batch, shrinkage = (rows, x, labels, weights), lazy.shrinkage.item()
         embedding, linear = lazy.advance()
         others, epsilon = self._optimizers.dense.advance(learning_rate)

@@ -1,8 +1,5 @@
 """A small AFM with a list among its fields, and random batches for it."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -41,14 +38,3 @@ def make_batch(model: AFM, size: int) -> Batch:
     x[:, -1] *= torch.rand(size) < 0.5
     labels = torch.randint(2, (size,)).float()
     return torch.randint(VALUES, (size, slots)), x, labels, torch.rand(size)
-
-
-@contextmanager
-def threads(number: int) -> Iterator[None]:
-    """Lets torch have so many threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

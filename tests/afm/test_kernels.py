@@ -32,6 +32,7 @@ from tests.afm.pooling import (  # noqa: F401 (the tests run here)
 )
 from tests.afm.random_models import id_case
 from tests.afm.test_model import LAYOUT, MODELS, randomised, slots
+from tests.afm.training import threads
 
 ONE = b'extern "C" int one() { return 1; }'
 
@@ -100,14 +101,10 @@ def test_infinite_logits_are_those_of_torch() -> None:
 def test_threads_change_no_bit() -> None:
     inputs = random_inputs(7, 1000, 7, 12, 10)
     grad = torch.randn(1000, 12, generator=torch.Generator().manual_seed(7))
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
+    with threads(1):
         one = pool_and_gradients(attention_pool, inputs, grad)
-        torch.set_num_threads(2)
+    with threads(2):
         two = pool_and_gradients(attention_pool, inputs, grad)
-    finally:
-        torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for a, b in zip(one, two, strict=True))
 
 

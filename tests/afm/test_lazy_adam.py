@@ -1,6 +1,6 @@
 """Lazy Adam, as a kernel and in plain torch, against torch's SparseAdam and numpy."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ from afm.lazy_adam import LazyAdam
 from afm.look_ups import looked_up, plain_sum_rows, sum_rows
 from afm.ranks import Ranks
 from tests.afm.lazy_steps import random_batch, random_tables, state_of, steps_of
+from tests.afm.training import threads
 from tests.jobs.commands import HOROVODRUN, command
 
 
@@ -28,13 +29,6 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
         monkeypatch.setattr(kernel, "serves", lambda *_: False)
     else:
         assert kernel.serves(torch.zeros(1))
-
-
-@pytest.fixture
-def both_threads() -> Iterator[Callable[[int], None]]:
-    threads = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("either")
@@ -175,15 +169,15 @@ def test_sums_per_row(
     np.testing.assert_allclose(sums.numpy(), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_threads_change_no_bit(both_threads: Callable[[int], None]) -> None:
+def test_threads_change_no_bit() -> None:
     batches = [random_batch(seed, 5000, 700, 9) for seed in range(3)]
     results = []
-    for threads in (1, 2, 5):
-        both_threads(threads)
+    for number in (1, 2, 5):
         adam = LazyAdam(*random_tables(700, 9), 0.1)
-        for batch in batches:
-            adam.step(*batch)
-        results.append([*state_of(adam), *sum_rows(*batches[0])])
+        with threads(number):
+            for batch in batches:
+                adam.step(*batch)
+            results.append([*state_of(adam), *sum_rows(*batches[0])])
     for others in results[1:]:
         assert all(torch.equal(a, b) for a, b in zip(results[0], others, strict=True))
 
@@ -198,10 +192,10 @@ def test_strides_do_not_matter() -> None:
         assert torch.equal(a, b)
 
 
-def test_more_threads_than_look_ups(both_threads: Callable[[int], None]) -> None:
-    both_threads(8)
+def test_more_threads_than_look_ups() -> None:
     rows, of_V, of_w = random_batch(3, 3, 20, 2)
-    found, sums = kernel.sum_rows(rows, of_V, of_w)
+    with threads(8):
+        found, sums = kernel.sum_rows(rows, of_V, of_w)
     assert torch.equal(found, rows.unique())
     torch.testing.assert_close(sums.sum(dim=0)[:2], of_V.sum(dim=0))
 

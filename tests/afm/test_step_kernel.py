@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from afm.kernels import step as kernel
-from tests.afm.random_batches import make_batch, make_model, threads
+from tests.afm.random_batches import make_batch, make_model
+from tests.afm.training import threads
 
 GLOBAL_ROWS, L2 = 50, 0.3
 

@@ -18,8 +18,8 @@ from afm.whole_step import WholeStep
 from conf.training import ModelConfig, TrainConfig
 from features.spec import Input
 from tests.afm.conftest import ConfigOf
-from tests.afm.random_batches import VALUES, make_batch, make_model, threads
-from tests.afm.training import assert_same_weights
+from tests.afm.random_batches import VALUES, make_batch, make_model
+from tests.afm.training import assert_same_weights, threads
 from tests.jobs.commands import HOROVODRUN, command
 
 RATES = (0.1, 0.02, 0.05)

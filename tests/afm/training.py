@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 
 import numpy as np
@@ -20,13 +21,22 @@ from conf.schema import Config
 CPU = torch.device("cpu")
 
 
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Lets torch have so many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Small tensors are faster on one thread, and other test processes want theirs."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with threads(1):
+        yield
 
 
 def run(config: Config, ranks: Ranks) -> tuple[Manifest, str]:
